@@ -1,0 +1,30 @@
+//! Treering grows a pre-trained language model in width, ring after ring, around weights that never change.
+//!
+//! # A tour
+//! Data flows one way: [`checkpoint`] → [`model`] → [`grow`] → [`train`] → [`eval`] → [`report`].
+//! 1. [`error`]: what can go wrong, and the exit codes.
+//! 2. [`checkpoint`]: configurations, safetensors, GGUF, tokenizers, atomic writes.
+//! 3. [`data`]: corpora, packing, mixing, and the generated biographies.
+//! 4. [`ops`]: the compute core, every operation with its backward.
+//! 5. [`model`]: the decoder with its two streams.
+//! 6. [`grow`]: sizes, initialisation, plans.
+//! 7. [`recipe`]: TOML to a validated recipe.
+//! 8. [`train`]: the loop, schedules, the optimizer's state, run folders.
+//! 9. [`eval`]: perplexity and representation forgetting.
+//! 10. [`generate`]: sampling with a cache.
+//! 11. [`report`]: tables and plots.
+
+pub mod checkpoint;
+pub mod data;
+pub mod error;
+pub mod eval;
+pub mod generate;
+pub mod grow;
+pub mod model;
+pub mod ops;
+pub mod recipe;
+pub mod report;
+pub mod tokenizer;
+pub mod train;
+
+pub use error::{Error, Result};

@@ -1,0 +1,93 @@
+//! Which instructions this processor has, chosen once at run time; one binary serves all.
+
+use std::sync::OnceLock;
+use std::sync::atomic::{AtomicU8, Ordering};
+
+/// A set of instructions that the kernels are compiled for.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, serde::Serialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Isa {
+    /// Whatever every processor has.
+    Portable,
+    /// AVX2 and FMA (x86-64-v3).
+    Avx2,
+    /// AVX-512 F, BW, VL, DQ (x86-64-v4).
+    Avx512,
+    /// AVX-512 with bf16 dot products.
+    Avx512Bf16,
+}
+
+impl Isa {
+    /// Everything, poorest first.
+    pub const ALL: [Self; 4] = [Self::Portable, Self::Avx2, Self::Avx512, Self::Avx512Bf16];
+
+    /// Whether this processor can run it.
+    pub fn is_available(self) -> bool {
+        #[cfg(target_arch = "x86_64")]
+        {
+            let avx2 = is_x86_feature_detected!("avx2") && is_x86_feature_detected!("fma");
+            let avx512 = avx2
+                && is_x86_feature_detected!("avx512f")
+                && is_x86_feature_detected!("avx512bw")
+                && is_x86_feature_detected!("avx512vl")
+                && is_x86_feature_detected!("avx512dq");
+            match self {
+                Self::Portable => true,
+                Self::Avx2 => avx2,
+                Self::Avx512 => avx512,
+                Self::Avx512Bf16 => avx512 && is_x86_feature_detected!("avx512bf16"),
+            }
+        }
+        #[cfg(not(target_arch = "x86_64"))]
+        {
+            self == Self::Portable
+        }
+    }
+
+    /// The richest set this processor has.
+    pub fn detect() -> Self {
+        static DETECTED: OnceLock<Isa> = OnceLock::new();
+        *DETECTED.get_or_init(|| *Self::ALL.iter().rev().find(|isa| isa.is_available()).unwrap_or(&Self::Portable))
+    }
+
+    /// The set in use: the detected one, unless [`Isa::limit`] asked for less.
+    #[inline]
+    pub fn current() -> Self {
+        Self::detect().min(Self::ALL[LIMIT.load(Ordering::Relaxed) as usize])
+    }
+
+    /// Uses nothing richer than `limit` from now on (packed matrices made before must not be used after).
+    pub fn limit(limit: Self) {
+        LIMIT.store(limit as u8, Ordering::Relaxed);
+    }
+}
+
+static LIMIT: AtomicU8 = AtomicU8::new(Isa::Avx512Bf16 as u8);
+
+/// Defines functions whose body is compiled once for each instruction set and picked at run time:
+/// the compiler vectorises the same Rust with wider registers. Bodies must not contract `a * b + c`, so every set rounds alike.
+#[macro_export]
+macro_rules! simd_fn {
+    ($(#[$meta:meta])* $vis:vis fn $name:ident($($arg:ident: $ty:ty),* $(,)?) $(-> $ret:ty)? $body:block) => {
+        $(#[$meta])*
+        #[allow(clippy::too_many_arguments)]
+        $vis fn $name($($arg: $ty),*) $(-> $ret)? {
+            #[inline(always)]
+            fn portable($($arg: $ty),*) $(-> $ret)? $body
+            #[cfg(target_arch = "x86_64")]
+            {
+                #[target_feature(enable = "avx2,fma,bmi2")]
+                fn avx2($($arg: $ty),*) $(-> $ret)? { portable($($arg),*) }
+                #[target_feature(enable = "avx512f,avx512bw,avx512vl,avx512dq,avx2,fma,bmi2")]
+                fn avx512($($arg: $ty),*) $(-> $ret)? { portable($($arg),*) }
+                match $crate::ops::isa::Isa::current() {
+                    // SAFETY: `current` returns only what this processor has.
+                    $crate::ops::isa::Isa::Avx512 | $crate::ops::isa::Isa::Avx512Bf16 => return unsafe { avx512($($arg),*) },
+                    $crate::ops::isa::Isa::Avx2 => return unsafe { avx2($($arg),*) },
+                    $crate::ops::isa::Isa::Portable => {}
+                }
+            }
+            portable($($arg),*)
+        }
+    };
+}
