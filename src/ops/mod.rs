@@ -6,6 +6,7 @@ pub mod attention;
 pub mod embedding;
 pub mod gemm;
 pub mod isa;
+mod kernel;
 pub mod loss;
 pub mod norm;
 pub mod packed;
