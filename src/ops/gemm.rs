@@ -63,6 +63,13 @@ pub enum Right<'a> {
     Packed(&'a Packed),
     /// f32 values, packed on the way in the precision given.
     F32(View<'a>, Precision),
+    /// bf16 values, row-major, `stride` a row, packed on the way.
+    Bf16 {
+        /// The values.
+        data: &'a [u16],
+        /// Values from one row to the next.
+        stride: usize,
+    },
 }
 
 /// Longest block of `k`: a panel of it stays in the first-level cache.
@@ -99,6 +106,7 @@ pub fn gemm(m: usize, n: usize, k: usize, a: Left<'_>, b: Right<'_>, c: &mut [f3
             view.check(k, n);
             Cow::Owned(Packed::pack(view, k, n, precision))
         }
+        Right::Bf16 { data, stride } => Cow::Owned(Packed::pack_bf16(data, stride, k, n)),
     };
     assert!(packed.k() == k && packed.n() == n, "operand is [{}, {}], expected [{k}, {n}]", packed.k(), packed.n());
     let width = panel_width(packed.isa());

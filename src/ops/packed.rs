@@ -82,6 +82,17 @@ impl Packed {
         packed
     }
 
+    /// Packs a row-major bf16 matrix `[k, n]` with `stride` values a row.
+    pub fn pack_bf16(data: &[u16], stride: usize, k: usize, n: usize) -> Self {
+        assert!(k == 0 || (n <= stride && (k - 1) * stride + n <= data.len()), "bf16 operand too short");
+        let mut packed = Self::zeros(Precision::Bf16, k, n);
+        let (width, panel_words) = (panel_width(packed.isa), packed.panel_words());
+        packed.words_mut().par_chunks_mut(panel_words.max(1)).enumerate().for_each(|(p, panel)| {
+            interleave(data, stride, p * width, width.min(n - p * width), k, width, panel);
+        });
+        packed
+    }
+
     /// Packs a weight stored as Hugging Face stores it, `[out, in]` row-major, as the operand `Wᵀ [in, out]` of `x · Wᵀ`.
     pub fn from_weight(weight: &[f32], rows: usize, columns: usize, precision: Precision) -> Self {
         debug_assert_eq!(weight.len(), rows * columns);
@@ -241,6 +252,24 @@ simd_fn! {
             } else {
                 for c in 0..columns {
                     line[c] = u32::from(to_bf16(even[c]));
+                }
+            }
+        }
+    }
+}
+
+simd_fn! {
+    fn interleave(data: &[u16], stride: usize, first: usize, columns: usize, k: usize, width: usize, panel: &mut [u32]) {
+        for (q, line) in panel.chunks_exact_mut(width).enumerate() {
+            let even = &data[2 * q * stride + first..][..columns];
+            if 2 * q + 1 < k {
+                let odd = &data[(2 * q + 1) * stride + first..][..columns];
+                for c in 0..columns {
+                    line[c] = u32::from(even[c]) | (u32::from(odd[c]) << 16);
+                }
+            } else {
+                for c in 0..columns {
+                    line[c] = u32::from(even[c]);
                 }
             }
         }
