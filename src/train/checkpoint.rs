@@ -44,6 +44,8 @@ pub struct State {
     pub tokens: u64,
     /// Seconds spent training.
     pub wall_seconds: f64,
+    /// Whether a stop came before this step was measured.
+    pub evaluation_due: bool,
     /// The factor that the schedule gave in the last update, for readers.
     pub learning_rate_factor: f64,
     /// Position in the data, seed included.

@@ -129,19 +129,34 @@ pub const METRICS_FILE: &str = "metrics.jsonl";
 /// Name of the event file in a run folder: one run, one file.
 pub const EVENTS_FILE: &str = "tensorboard/events.out.tfevents.0000000000.treering";
 
+/// Where the metrics of a resumed run end.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Cut {
+    /// The last step that stays.
+    pub step: u64,
+    /// Whether its measurement stays too; false where it is about to be made again.
+    pub evaluated: bool,
+}
+
+impl Cut {
+    fn keeps(&self, record: &Record) -> bool {
+        record.step() < self.step || record.step() == self.step && (self.evaluated || matches!(record, Record::Train(_)))
+    }
+}
+
 impl Metrics {
-    /// Opens the metrics in `folder`, cut back to what was written up to `step`; `None` starts anew.
+    /// Opens the metrics in `folder`, cut back to `cut`; `None` starts anew.
     ///
     /// # Errors
     /// [`Error::Io`].
-    pub fn open(folder: &Path, step: Option<u64>) -> Result<Self> {
+    pub fn open(folder: &Path, cut: Option<Cut>) -> Result<Self> {
         let (lines_path, events_path) = (folder.join(METRICS_FILE), folder.join(EVENTS_FILE));
         let mut kept = Vec::new();
-        if let Some(step) = step.filter(|_| lines_path.exists()) {
+        if let Some(cut) = cut.filter(|_| lines_path.exists()) {
             for line in BufReader::new(File::open(&lines_path).at(&lines_path)?).split(b'\n') {
                 // What does not parse was torn by the kill that made resuming necessary; lines up to a checkpoint were synced before it.
                 if let Ok(record) = serde_json::from_slice::<Record>(&line.at(&lines_path)?)
-                    && record.step() <= step
+                    && cut.keeps(&record)
                 {
                     kept.push(record);
                 }
@@ -224,7 +239,7 @@ mod tests {
         all[..5].iter().for_each(|r| metrics.write(r).unwrap());
         metrics.lines.write_all(b"{\"kind\":\"train\",\"st").unwrap();
         drop(metrics);
-        let mut metrics = Metrics::open(cut.path(), Some(2)).unwrap();
+        let mut metrics = Metrics::open(cut.path(), Some(Cut { step: 2, evaluated: true })).unwrap();
         assert_eq!(read(cut.path().join(METRICS_FILE)).unwrap(), all[..3]);
         all[3..].iter().for_each(|r| metrics.write(r).unwrap());
         metrics.sync().unwrap();
@@ -234,6 +249,15 @@ mod tests {
         let events = |folder| bytes(folder, EVENTS_FILE);
         // The headers' clocks differ, and they are the first 12 + 9 bytes.
         assert_eq!(events(&whole)[60..], events(&cut)[60..]);
+    }
+
+    #[test]
+    fn a_measurement_that_is_to_be_made_again_is_cut_off() {
+        let folder = tempfile::tempdir().unwrap();
+        let mut metrics = Metrics::open(folder.path(), None).unwrap();
+        [train(1), eval(1), train(2), eval(2)].iter().for_each(|r| metrics.write(r).unwrap());
+        Metrics::open(folder.path(), Some(Cut { step: 2, evaluated: false })).unwrap();
+        assert_eq!(read(folder.path().join(METRICS_FILE)).unwrap(), [train(1), eval(1), train(2)]);
     }
 
     #[test]

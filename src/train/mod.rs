@@ -7,11 +7,13 @@
 //! 5. [`metrics`], [`tensorboard`], [`environment`]: what a run writes down.
 //! 6. [`checkpoint`] and [`run_folder`]: what it needs to go on, and where that is.
 //! 7. [`build`]: from a recipe or a run to a model.
+//! 8. [`measure`]: the held-out corpora of a recipe, measured as it says.
 
 pub mod build;
 pub mod checkpoint;
 pub mod config;
 pub mod environment;
+pub mod measure;
 pub mod metrics;
 pub mod optimizer;
 pub mod run_folder;
@@ -21,4 +23,4 @@ pub mod trainer;
 
 pub use config::TrainConfig;
 pub use run_folder::RunFolder;
-pub use trainer::{Hooks, Outcome, StepReport, Trainer};
+pub use trainer::{Hooks, Outcome, Trainer};

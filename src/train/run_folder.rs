@@ -6,7 +6,7 @@ use std::path::{Path, PathBuf};
 
 use super::checkpoint::{self, State};
 use super::environment::Environment;
-use super::metrics::{METRICS_FILE, Metrics};
+use super::metrics::{Cut, METRICS_FILE, Metrics};
 use crate::checkpoint::atomic;
 use crate::error::{Error, IoContext, Result};
 use crate::model::Parameter;
@@ -102,17 +102,17 @@ impl RunFolder {
         })
     }
 
-    /// Refuses a folder that holds a run already.
+    /// Refuses a folder that holds a run already; one that never took a step counts as none.
     ///
     /// # Errors
     /// [`Error::Usage`] saying how to go on with it or where else to go.
-    pub fn refuse_existing_run(&self) -> Result<()> {
-        let metrics = self.path.join(METRICS_FILE);
-        let has_metrics = fs::metadata(metrics).is_ok_and(|m| m.len() > 0);
-        if has_metrics || !Self::checkpoints(&self.path)?.is_empty() {
+    pub fn refuse_existing(path: &Path) -> Result<()> {
+        let has_metrics = fs::metadata(path.join(METRICS_FILE)).is_ok_and(|m| m.len() > 0);
+        let has_checkpoints = path.join(CHECKPOINTS_FOLDER).is_dir() && !Self::checkpoints(path)?.is_empty();
+        if has_metrics || has_checkpoints {
             return Err(Error::usage(format!(
                 "{}: a run is here already\n  hint: --resume goes on with it, --out writes to another folder",
-                self.path.display()
+                path.display()
             )));
         }
         Ok(())
@@ -154,20 +154,20 @@ impl RunFolder {
         Ok(Some(ResumePoint { path, state, set_aside }))
     }
 
-    /// Writes down the resolved recipe and where the run (re)starts, and opens the metrics, cut back to `from_step`; `None` starts anew.
+    /// Writes down the resolved recipe and where the run (re)starts, and opens the metrics, cut back to `from`; `None` starts anew.
     ///
     /// # Errors
     /// [`Error::Io`].
-    pub fn begin(&self, recipe: &Recipe, from_step: Option<u64>) -> Result<Metrics> {
+    pub fn begin(&self, recipe: &Recipe, from: Option<&State>) -> Result<Metrics> {
         let path = self.path.join(ENVIRONMENT_FILE);
         let mut starts: Vec<Environment> = match fs::read_to_string(&path) {
-            Ok(text) if from_step.is_some() => serde_json::from_str(&text).map_err(|e| Error::file(&path, format!("no list of environments: {e}")))?,
+            Ok(text) if from.is_some() => serde_json::from_str(&text).map_err(|e| Error::file(&path, format!("no list of environments: {e}")))?,
             _ => Vec::new(),
         };
-        starts.push(Environment::current(from_step.unwrap_or(0)));
+        starts.push(Environment::current(from.map_or(0, |state| state.step)));
         let text = serde_json::to_string_pretty(&starts).map_err(|e| Error::file(&path, e))? + "\n";
         atomic::write_file(&path, |out| out.write_all(text.as_bytes()).at(&path))?;
-        let metrics = Metrics::open(&self.path, from_step)?;
+        let metrics = Metrics::open(&self.path, from.map(|state| Cut { step: state.step, evaluated: !state.evaluation_due }))?;
         // Last: a folder with a recipe is a run.
         let path = self.path.join(RECIPE_FILE);
         let text = recipe.resolved_toml();

@@ -14,23 +14,18 @@ use crate::grow::file::BaseReference;
 use crate::model::{Block, Gradients, Model};
 use crate::recipe::Recipe;
 
-/// Measures a model after so many steps and returns numbers by name.
-pub type Evaluate<'a> = dyn FnMut(&Model, u64) -> Result<Vec<(String, f64)>> + 'a;
+/// Measures a model after so many steps and returns numbers by name; with [`Error::Interrupted`] it gives up, and is called again on resuming.
+pub type Evaluate<'a> = Box<dyn FnMut(&Model, u64) -> Result<Vec<(String, f64)>> + 'a>;
 
 /// What the loop calls while it runs.
 pub struct Hooks<'a> {
     /// When true, the loop finishes its step, writes a checkpoint and returns [`Error::Interrupted`].
     pub stop: &'a AtomicBool,
-    /// Told after every step.
-    pub on_step: &'a mut dyn FnMut(&StepReport),
     /// Called when a measurement is due; `None` where there is nothing to measure on.
-    pub evaluate: Option<&'a mut Evaluate<'a>>,
-    /// Told after every measurement.
-    pub on_evaluation: &'a mut dyn FnMut(&EvalRecord),
+    pub evaluate: Option<Evaluate<'a>>,
+    /// Told of every step and every measurement.
+    pub on_record: Box<dyn FnMut(&Record) + 'a>,
 }
-
-/// One step, as it is told to [`Hooks::on_step`].
-pub type StepReport = TrainRecord;
 
 /// What a run came to.
 #[derive(Debug, Clone, PartialEq, serde::Serialize)]
@@ -60,6 +55,8 @@ pub struct Trainer {
     base: BaseReference,
     tokenizer: String,
     step: u64,
+    /// Whether this step is still to be measured.
+    evaluation_due: bool,
     tokens: u64,
     wall_seconds: f64,
     saved: Option<(u64, PathBuf)>,
@@ -90,14 +87,15 @@ impl Trainer {
                 return Err(Error::file(point.path.join(checkpoint::STATE_FILE), "the run was started with another tokenizer"));
             }
         }
-        let metrics = folder.begin(&recipe, resume.map(|point| point.state.step))?;
+        let metrics = folder.begin(&recipe, resume.map(|point| &point.state))?;
         let gradients = Gradients::zeros(model.parameters());
         let mut blocks: Vec<Block> = model.parameters().iter().map(|p| p.block).collect();
         blocks.sort_unstable();
         blocks.dedup();
         let (step, tokens, wall_seconds) = resume.map_or((0, 0, 0.0), |p| (p.state.step, p.state.tokens, p.state.wall_seconds));
+        let evaluation_due = resume.map_or(recipe.eval.at_start, |point| point.state.evaluation_due);
         let saved = resume.map(|point| (point.state.step, point.path.clone()));
-        Ok(Self { recipe, model, stream, optimizer, gradients, blocks, folder, metrics, base, tokenizer, step, tokens, wall_seconds, saved })
+        Ok(Self { recipe, model, stream, optimizer, gradients, blocks, folder, metrics, base, tokenizer, step, evaluation_due, tokens, wall_seconds, saved })
     }
 
     /// Trains to the end of the recipe.
@@ -109,31 +107,30 @@ impl Trainer {
         let steps = self.recipe.train.schedule.steps;
         let every = |period: u64, step: u64| period > 0 && step.is_multiple_of(period);
         let mut loss = None;
-        if self.saved.is_none() && self.recipe.eval.at_start {
-            self.evaluate(hooks)?;
-        }
-        while self.step < steps {
-            if hooks.stop.load(Ordering::Relaxed) {
-                let path = self.save()?;
-                return Err(Error::Interrupted(format!("step {} of {steps} is saved in {}\n  hint: --resume goes on", self.step, path.display())));
-            }
-            let report = self.one_step()?;
-            loss = Some(report.loss);
-            (hooks.on_step)(&report);
-            self.metrics.write(&Record::Train(report))?;
-            if every(self.recipe.eval.every_steps, self.step) || self.step == steps {
+        loop {
+            if self.evaluation_due {
                 self.evaluate(hooks)?;
             }
-            if every(self.recipe.train.checkpoint_every_steps, self.step) || self.step == steps {
+            if self.step >= steps || (self.step > 0 && every(self.recipe.train.checkpoint_every_steps, self.step)) {
                 self.save()?;
             }
+            if self.step >= steps {
+                break;
+            }
+            if hooks.stop.load(Ordering::Relaxed) {
+                return Err(self.interrupted());
+            }
+            let record = self.one_step()?;
+            loss = Some(record.loss);
+            self.evaluation_due = every(self.recipe.eval.every_steps, self.step) || self.step == steps;
+            self.write(hooks, Record::Train(record))?;
         }
         let checkpoint = self.save()?;
         Ok(Outcome { steps: self.step, tokens: self.tokens, wall_seconds: self.wall_seconds, loss, checkpoint })
     }
 
     /// One update: gradients of the mean loss over the step's targets, clipped, then AdamW.
-    fn one_step(&mut self) -> Result<StepReport> {
+    fn one_step(&mut self) -> Result<TrainRecord> {
         let start = Instant::now();
         let train = &self.recipe.train;
         let number = self.step + 1;
@@ -189,12 +186,31 @@ impl Trainer {
     }
 
     fn evaluate(&mut self, hooks: &mut Hooks) -> Result<()> {
-        let Some(evaluate) = hooks.evaluate.as_mut() else { return Ok(()) };
-        let values = evaluate(&self.model, self.step)?;
-        let values = values.into_iter().map(|(name, value)| (name, value.is_finite().then_some(value))).collect();
-        let record = EvalRecord { step: self.step, values, unix_time: unix_time() };
-        (hooks.on_evaluation)(&record);
-        self.metrics.write(&Record::Eval(record))
+        if let Some(evaluate) = hooks.evaluate.as_mut() {
+            let values = match evaluate(&self.model, self.step) {
+                Err(Error::Interrupted(_)) => return Err(self.interrupted()),
+                other => other?,
+            };
+            let values = values.into_iter().map(|(name, value)| (name, value.is_finite().then_some(value))).collect();
+            self.write(hooks, Record::Eval(EvalRecord { step: self.step, values, unix_time: unix_time() }))?;
+        }
+        self.evaluation_due = false;
+        Ok(())
+    }
+
+    fn write(&mut self, hooks: &mut Hooks, record: Record) -> Result<()> {
+        self.metrics.write(&record)?;
+        (hooks.on_record)(&record);
+        Ok(())
+    }
+
+    /// Saves, and says so as the error that a stop is; or says why it could not.
+    fn interrupted(&mut self) -> Error {
+        let steps = self.recipe.train.schedule.steps;
+        match self.save() {
+            Ok(path) => Error::Interrupted(format!("step {} of {steps} is saved in {}\n  hint: --resume goes on", self.step, path.display())),
+            Err(error) => error,
+        }
     }
 
     /// Writes a checkpoint of this step, unless there is one.
@@ -210,6 +226,7 @@ impl Trainer {
             step: self.step,
             tokens: self.tokens,
             wall_seconds: self.wall_seconds,
+            evaluation_due: self.evaluation_due,
             learning_rate_factor: train.schedule.factor(self.step.saturating_sub(1)),
             stream: self.stream.state(),
             base: self.base.clone(),
