@@ -22,11 +22,12 @@ pub fn wide(x: &[f32]) -> Vec<f64> {
     x.iter().map(|&v| f64::from(v)).collect()
 }
 
-/// Fails where `got` is further from `want` than `tolerance` of the largest expected value.
+/// Fails where `got` is further from `want` than `tolerance` of the largest expected value (of a half, where that is smaller:
+/// inputs are around 1, and what cancels among them keeps their rounding).
 #[track_caller]
 pub fn assert_close(what: &str, got: &[f32], want: &[f64], tolerance: f64) {
     assert_eq!(got.len(), want.len(), "{what}: length");
-    let size = want.iter().fold(1e-3f64, |m, v| m.max(v.abs()));
+    let size = want.iter().fold(0.5f64, |m, v| m.max(v.abs()));
     for (i, (&g, &w)) in got.iter().zip(want).enumerate() {
         let error = (f64::from(g) - w).abs();
         assert!(error <= tolerance * size, "{what}[{i}]: got {g}, expected {w} (error {error:e}, scale {size:e})");
