@@ -1,6 +1,6 @@
 //! Keys and values of the tokens seen so far, for every stream.
 
-use crate::ops::attention::{self, Shape};
+use crate::ops::attention::{self, Sequences, Shape};
 use crate::ops::recorded::Heads;
 use crate::ops::tensor::Tensor;
 
@@ -62,16 +62,15 @@ impl KeyValues {
         let shape = Shape {
             batch: 1,
             query_len: q.rows(),
-            key_len: total,
             past,
-            key_capacity: total,
             heads: heads.query,
             kv_heads: heads.key_value,
             head_dim: heads.dim,
         };
         let mut out = Tensor::scratch(q.rows(), q.cols());
-        let mut lse = vec![0.0; q.rows() * heads.query];
-        attention::forward(&shape, q.data(), &self.keys, &self.values, None, out.data_mut(), &mut lse);
+        let width = heads.key_value * heads.dim;
+        let (keys, values) = (Sequences::packed(&self.keys, total, width), Sequences::packed(&self.values, total, width));
+        attention::forward(&shape, q.data(), keys, values, None, out.data_mut(), None);
         out
     }
 }

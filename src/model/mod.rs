@@ -143,7 +143,8 @@ impl Model {
         let normed = self.final_norms(&mut tape, (x, z));
         let products = self.head_products(&normed);
         let (scores, seeds) = tape.head_loss(&head::Head { products: &products }, &batch.targets, scale, gradients);
-        drop((products, normed));
+        drop(products);
+        drop(normed);
         tape.backward(seeds, gradients);
         Ok(BatchLoss { nll: scores.nll.iter().map(|&v| f64::from(v)).sum(), targets: batch.target_count() })
     }

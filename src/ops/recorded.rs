@@ -1,6 +1,6 @@
 //! The fused operations as the model calls them: forward now, backward on the tape.
 
-use super::attention::{self, Shape};
+use super::attention::{self, Saved, Sequences, Shape};
 use super::gemm::{Left, Right, View, gemm};
 use super::packed::Packed;
 use super::rope::RopeTable;
@@ -224,18 +224,20 @@ impl<'m> Tape<'m> {
         let shape = Shape {
             batch: sequence.batch,
             query_len: sequence.length,
-            key_len: sequence.length,
             past: 0,
-            key_capacity: sequence.length,
             heads: heads.query,
             kv_heads: heads.key_value,
             head_dim: heads.dim,
         };
         let rows = sequence.batch * sequence.length;
+        let recorded = self.needs([&q, &k, &v].map(|x| x.node.is_some()));
         let mut out = Tensor::scratch(rows, heads.query * heads.dim);
-        let mut lse = vec![0.0; rows * heads.query];
-        attention::forward(&shape, q.value.data(), k.value.data(), v.value.data(), sequence.starts.as_deref(), out.data_mut(), &mut lse);
-        if !self.needs([&q, &k, &v].map(|x| x.node.is_some())) {
+        let mut lse = vec![0.0; if recorded { rows * heads.query } else { 0 }];
+        let width = heads.key_value * heads.dim;
+        let (keys, values) = [&k, &v].map(|x| Sequences::packed(x.value.data(), sequence.length, width)).into();
+        let starts = sequence.starts.as_deref();
+        attention::forward(&shape, q.value.data(), keys, values, starts, out.data_mut(), recorded.then_some(&mut lse));
+        if !recorded {
             return self.constant(out);
         }
         let out = Arc::new(out);
@@ -244,24 +246,17 @@ impl<'m> Tape<'m> {
             Box::new(move |sink| {
                 let Some(dy) = sink.take(node) else { return };
                 let (q, k, v) = saved;
-                let (mut dq, mut dk, mut dv) = (
-                    Tensor::zeros(rows, q.value.cols()),
-                    Tensor::zeros(rows, k.value.cols()),
-                    Tensor::zeros(rows, v.value.cols()),
-                );
-                attention::backward(
-                    &shape,
-                    q.value.data(),
-                    k.value.data(),
-                    v.value.data(),
-                    sequence.starts.as_deref(),
-                    output.data(),
-                    &lse,
-                    dy.data(),
-                    dq.data_mut(),
-                    dk.data_mut(),
-                    dv.data_mut(),
-                );
+                let [mut dq, mut dk, mut dv] = [&q, &k, &v].map(|x| Tensor::scratch(rows, x.value.cols()));
+                let (keys, values) = [&k, &v].map(|x| Sequences::packed(x.value.data(), sequence.length, width)).into();
+                let saved = Saved {
+                    q: q.value.data(),
+                    k: keys,
+                    v: values,
+                    starts: sequence.starts.as_deref(),
+                    out: output.data(),
+                    lse: &lse,
+                };
+                attention::backward(&shape, saved, dy.data(), dq.data_mut(), dk.data_mut(), dv.data_mut(), false);
                 for (var, gradient) in [(q, dq), (k, dk), (v, dv)] {
                     if let Some(input) = var.node {
                         sink.add(input, gradient);
