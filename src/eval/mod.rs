@@ -1,16 +1,19 @@
 //! Measuring what was learnt and what was forgotten: perplexity on held-out corpora and the drift of the base's representation.
 
 pub mod perplexity;
+pub mod questions;
 pub mod representation;
 mod result;
 
+use crate::data::held_out::HeldOut;
 use crate::data::windows::WindowConfig;
 use crate::error::{Error, Result};
 use crate::model::{Head, Model};
 use crate::tokenizer::Tokenizer;
 pub use perplexity::perplexity;
+pub use questions::{Question, QuestionResult, questions};
 pub use representation::Reference;
-pub use result::{CorpusResult, Evaluation, HeadResult, Representation};
+pub use result::{CorpusResult, Evaluation, HeadResult, Representation, format_perplexity};
 
 /// The name of a head in files, metrics and tables.
 pub fn head_name(head: Head) -> &'static str {
@@ -45,4 +48,25 @@ pub fn check_windows(model: &Model, windows: &WindowConfig) -> Result<()> {
         )));
     }
     Ok(())
+}
+
+/// Scores a run's held-out corpora and returns the results as named numbers: `learn/CORPUS/HEAD/perplexity`, `forget/…` and so on.
+///
+/// # Errors
+/// Those of [`perplexity()`].
+pub fn metrics(
+    model: &Model,
+    learn: &[HeldOut],
+    forget: &[HeldOut],
+    windows: WindowConfig,
+    reference: Reference<'_>,
+    progress: perplexity::OnProgress<'_>,
+) -> Result<Vec<(String, f64)>> {
+    let mut metrics = Vec::new();
+    for (group, corpora) in [("learn", learn), ("forget", forget)] {
+        for corpus in corpora {
+            metrics.extend(perplexity(model, corpus, windows, reference, progress)?.metrics(group));
+        }
+    }
+    Ok(metrics)
 }
