@@ -162,6 +162,7 @@ mod tests {
         }
         let mut results = Vec::new();
         each_isa(|isa| {
+            assert_eq!(Isa::current(), isa);
             let mut y = vec![0.0; x.len()];
             exp_all(&x, &mut y);
             y.push(sum(&x));

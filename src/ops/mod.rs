@@ -6,6 +6,7 @@ pub mod attention;
 pub mod elementwise;
 pub mod embedding;
 pub mod gemm;
+pub mod head;
 pub mod isa;
 mod kernel;
 pub mod loss;
@@ -14,4 +15,7 @@ pub mod norm;
 pub mod packed;
 #[cfg(test)]
 pub(crate) mod reference;
+pub mod recorded;
 pub mod rope;
+pub mod tape;
+pub mod tensor;

@@ -1,8 +1,7 @@
 //! A readable f64 form of every operation, and what the tests share: the kernels are checked against it,
 //! and their backwards against its central finite differences.
 
-use crate::ops::isa::Isa;
-use std::sync::Mutex;
+use crate::ops::isa::{Isa, THREAD_LIMIT};
 
 /// `n` reproducible values, roughly normal around 0 with variance 1 (a sum of uniforms).
 pub fn random(seed: u64, n: usize) -> Vec<f32> {
@@ -22,11 +21,12 @@ pub fn wide(x: &[f32]) -> Vec<f64> {
     x.iter().map(|&v| f64::from(v)).collect()
 }
 
-/// Fails where `got` is further from `want` than `tolerance` of the largest expected value.
+/// Fails where `got` is further from `want` than `tolerance` of the largest expected value (of a half, where that is smaller:
+/// inputs are around 1, and what cancels among them keeps their rounding).
 #[track_caller]
 pub fn assert_close(what: &str, got: &[f32], want: &[f64], tolerance: f64) {
     assert_eq!(got.len(), want.len(), "{what}: length");
-    let size = want.iter().fold(1e-3f64, |m, v| m.max(v.abs()));
+    let size = want.iter().fold(0.5f64, |m, v| m.max(v.abs()));
     for (i, (&g, &w)) in got.iter().zip(want).enumerate() {
         let error = (f64::from(g) - w).abs();
         assert!(error <= tolerance * size, "{what}[{i}]: got {g}, expected {w} (error {error:e}, scale {size:e})");
@@ -59,15 +59,12 @@ pub fn bits(x: &[f32]) -> Vec<u32> {
     x.iter().map(|v| v.to_bits()).collect()
 }
 
-/// Runs `work` once for every instruction set of this processor, poorest first, alone among the tests that do so.
-pub fn each_isa(mut work: impl FnMut(Isa)) {
-    static ALONE: Mutex<()> = Mutex::new(());
-    let _alone = ALONE.lock().unwrap_or_else(|poisoned| poisoned.into_inner());
+/// Runs `work` once for every instruction set of this processor, poorest first, on a pool of its own that is limited to it.
+pub fn each_isa(mut work: impl FnMut(Isa) + Send) {
     for isa in Isa::ALL.into_iter().filter(|isa| isa.is_available()) {
-        Isa::limit(isa);
-        work(isa);
+        let limited = rayon::ThreadPoolBuilder::new().num_threads(1).start_handler(move |_| THREAD_LIMIT.set(isa));
+        limited.build().expect("a thread pool").install(|| work(isa));
     }
-    Isa::limit(Isa::Avx512Bf16);
 }
 
 /// Fails unless `work` gives the same bits on 1, 2 and 4 threads.
