@@ -5,7 +5,6 @@ pub mod questions;
 pub mod representation;
 mod result;
 
-use crate::data::held_out::HeldOut;
 use crate::data::windows::WindowConfig;
 use crate::error::{Error, Result};
 use crate::model::{Head, Model};
@@ -48,25 +47,4 @@ pub fn check_windows(model: &Model, windows: &WindowConfig) -> Result<()> {
         )));
     }
     Ok(())
-}
-
-/// Scores a run's held-out corpora and returns the results as named numbers: `learn/CORPUS/HEAD/perplexity`, `forget/…` and so on.
-///
-/// # Errors
-/// Those of [`perplexity()`].
-pub fn metrics(
-    model: &Model,
-    learn: &[HeldOut],
-    forget: &[HeldOut],
-    windows: WindowConfig,
-    reference: Reference<'_>,
-    progress: perplexity::OnProgress<'_>,
-) -> Result<Vec<(String, f64)>> {
-    let mut metrics = Vec::new();
-    for (group, corpora) in [("learn", learn), ("forget", forget)] {
-        for corpus in corpora {
-            metrics.extend(perplexity(model, corpus, windows, reference, progress)?.metrics(group));
-        }
-    }
-    Ok(metrics)
 }
