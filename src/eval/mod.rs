@@ -1,6 +1,7 @@
 //! Measuring what was learnt and what was forgotten: perplexity on held-out corpora and the drift of the base's representation.
 
 pub mod perplexity;
+pub mod questions;
 pub mod representation;
 mod result;
 
@@ -9,8 +10,9 @@ use crate::error::{Error, Result};
 use crate::model::{Head, Model};
 use crate::tokenizer::Tokenizer;
 pub use perplexity::perplexity;
+pub use questions::{Question, QuestionResult, questions};
 pub use representation::Reference;
-pub use result::{CorpusResult, Evaluation, HeadResult, Representation};
+pub use result::{CorpusResult, Evaluation, HeadResult, Representation, format_perplexity};
 
 /// The name of a head in files, metrics and tables.
 pub fn head_name(head: Head) -> &'static str {

@@ -149,7 +149,13 @@ mod tests {
     use super::*;
 
     fn sample() -> Evaluation {
-        let head = |head, nll: f64| HeadResult { head, nll, perplexity: (nll / 100.0).exp(), bits_per_byte: nll / 2f64.ln() / 420.0, accuracy: 0.25 };
+        let head = |head, nll: f64| HeadResult {
+            head,
+            nll,
+            perplexity: (nll / 100.0).exp(),
+            bits_per_byte: nll / 2f64.ln() / 420.0,
+            accuracy: 0.25,
+        };
         Evaluation {
             version: Evaluation::VERSION,
             model: "runs/korean".into(),

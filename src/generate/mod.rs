@@ -5,6 +5,7 @@ pub mod sampler;
 use serde::Serialize;
 
 use crate::error::{Error, Result};
+use crate::eval::head_name;
 use crate::model::{Head, Model};
 use crate::tokenizer::Tokenizer;
 pub use sampler::{Sampler, SamplerConfig};
@@ -57,13 +58,20 @@ pub fn choose_head(model: &Model, wanted: Option<Head>) -> Result<usize> {
         return Ok(heads.len() - 1);
     };
     heads.iter().position(|&h| h == wanted).ok_or_else(|| {
-        let names: Vec<&str> = heads.iter().map(|h| h.as_str()).collect();
+        let names: Vec<&str> = heads.iter().map(|&h| head_name(h)).collect();
         Error::usage(format!(
             "this model has no {} head, only {}; a model gets two heads when it is widened (train with a scale- method, or `treering grow`)",
-            wanted.as_str(),
+            head_name(wanted),
             names.join(" and ")
         ))
     })
+}
+
+/// The tokens that end a text: those of the model's configuration and the tokenizer's own.
+pub fn end_tokens(model: &Model, tokenizer: &Tokenizer) -> Vec<u32> {
+    let mut ends = model.config().eos_token_id.clone();
+    ends.extend(tokenizer.eos_token_id().filter(|token| !ends.contains(token)));
+    ends
 }
 
 /// Continues `prompt`, handing every piece of text to `emit` as soon as it is whole UTF-8.
@@ -90,6 +98,7 @@ pub fn generate(
     }
     let room = context - prompt.len();
     let limit = request.max_new_tokens.min(room);
+    let ends = end_tokens(model, tokenizer);
     let mut sampler = Sampler::new(request.sampler.clone())?;
     let mut cache = model.new_cache(prompt.len() + limit);
     let mut decoder = tokenizer.stream();
@@ -107,7 +116,7 @@ pub fn generate(
     for _ in 0..limit {
         let logits = model.step(&mut cache, &unread)?.swap_remove(head);
         let token = sampler.sample(&logits, &seen)?;
-        if tokenizer.is_end_of_text(token) {
+        if ends.contains(&token) {
             stop = Stop::EndOfText;
             break;
         }
