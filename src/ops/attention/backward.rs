@@ -34,10 +34,7 @@ pub fn backward(shape: &Shape, saved: Saved<'_>, dout: &[f32], dq: &mut [f32], d
     assert!(saved.out.len() == saved.q.len() && saved.lse.len() * shape.head_dim == saved.q.len());
     assert!(dout.len() == saved.q.len() && dq.len() == saved.q.len() && dk.len() == key_values && dv.len() == key_values);
     let task = Task { shape: *shape, saved, dout, dq: Shared::new(dq), dk: Shared::new(dk), dv: Shared::new(dv), accumulate };
-    (0..shape.batch * shape.kv_heads)
-        .into_par_iter()
-        .with_max_len(1)
-        .for_each(|i| task.run(i / shape.kv_heads, i % shape.kv_heads));
+    (0..shape.batch * shape.kv_heads).into_par_iter().with_max_len(1).for_each(|i| task.run(i / shape.kv_heads, i % shape.kv_heads));
 }
 
 struct Task<'a> {

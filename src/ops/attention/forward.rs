@@ -40,15 +40,7 @@ pub fn forward(
     }
 }
 
-fn forward_tile(
-    shape: &Shape,
-    tile: &Tile<'_>,
-    q: &[f32],
-    k: Sequences<'_>,
-    v: Sequences<'_>,
-    out: &Shared<'_>,
-    lse: Option<&Shared<'_>>,
-) {
+fn forward_tile(shape: &Shape, tile: &Tile<'_>, q: &[f32], k: Sequences<'_>, v: Sequences<'_>, out: &Shared<'_>, lse: Option<&Shared<'_>>) {
     let (d, rows) = (shape.head_dim, tile.rows());
     with_scratch([rows * d, rows * KEYS, rows * d, rows, rows], |[queries, scores, sums, maxima, totals]| {
         let width = tile.group * d;
