@@ -1,1 +1,25 @@
-fn main(){}
+//! The command: parse, dispatch, and turn an error into words and an exit code.
+
+mod cli;
+
+use std::process::ExitCode;
+
+use clap::Parser;
+use treering::Error;
+
+fn main() -> ExitCode {
+    let command = cli::Cli::parse().command;
+    match command.run() {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) if is_broken_pipe(&error) => ExitCode::SUCCESS,
+        Err(error) => {
+            cli::report(&error);
+            ExitCode::from(error.exit_code())
+        }
+    }
+}
+
+/// Whether the reader of our output went away (`treering … | head`), which is no failure of ours.
+fn is_broken_pipe(error: &Error) -> bool {
+    matches!(error, Error::Io { source, .. } if source.kind() == std::io::ErrorKind::BrokenPipe)
+}

@@ -1,6 +1,10 @@
-//! To be written.
+//! Models as they lie on the disk: configurations, safetensors, GGUF, and files written whole or not at all.
 
-/// Stub: see the module's author.
-pub struct Config;
-/// Stub: see the module's author.
-pub struct BaseCheckpoint;
+pub mod atomic;
+mod base;
+mod config;
+pub mod names;
+pub mod rope;
+
+pub use base::{BaseCheckpoint, Dtype, TensorInfo};
+pub use config::Config;

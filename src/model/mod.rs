@@ -1,22 +1,24 @@
 //! The decoder: a frozen or trained Llama-family base, and the expansion beside it.
 
+pub mod build;
+mod cache;
+mod layer;
 pub mod parameter;
+mod precision;
 
-use crate::checkpoint::{BaseCheckpoint, Config};
-use crate::data::batch::Batch;
-use crate::error::Result;
+use crate::checkpoint::Config;
+use crate::data::batch::{Batch, IGNORE};
+use crate::error::{Error, Result};
 use crate::grow::sizes::Growth;
+use crate::ops::head::{self, HeadScores};
+use crate::ops::recorded::Sequence;
+use crate::ops::rope::RopeTable;
+use crate::ops::tape::{Tape, Var, Vector, Weight};
+pub use cache::Cache;
+use layer::{ExpansionLayer, Layer, Streams};
 pub use parameter::{Block, Gradients, Parameter};
-
-/// Arithmetic of the matrix products; sums are always f32, trained weights are always kept in f32.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, serde::Serialize, serde::Deserialize)]
-#[serde(rename_all = "lowercase")]
-pub enum Precision {
-    /// Both operands f32.
-    F32,
-    /// Both operands rounded to bf16, products summed in f32.
-    Bf16,
-}
+pub use precision::Precision;
+use std::sync::Arc;
 
 /// One way of turning hidden states into a next-token distribution.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, serde::Serialize, serde::Deserialize)]
@@ -50,81 +52,237 @@ pub struct Scores {
     pub hidden: Vec<Vec<f32>>,
 }
 
-/// Keys and values of the tokens seen so far, for every stream.
-pub struct Cache;
+/// The expansion stream's weights.
+#[derive(Debug)]
+struct Expansion {
+    growth: Growth,
+    embed_tokens: Weight,
+    layers: Vec<ExpansionLayer>,
+    norm: Vector,
+    lm_head: Weight,
+}
 
-/// A language model: what `train`, `eval` and `generate` see.
-pub struct Model;
+/// A Llama-family decoder, its base frozen or trained, widened or not: what `train`, `eval` and `generate` see.
+#[derive(Debug)]
+pub struct Model {
+    config: Config,
+    precision: Precision,
+    embed_tokens: Weight,
+    layers: Vec<Layer>,
+    norm: Vector,
+    /// Absent where the embedding is the output projection too.
+    lm_head: Option<Weight>,
+    rope: RopeTable,
+    parameters: Vec<Parameter>,
+    expansion: Option<Expansion>,
+}
 
 impl Model {
-    /// Reads a base; its weights are frozen, or with `train_base` are trained parameters (method `full`).
-    ///
-    /// # Errors
-    /// Missing tensors and wrong shapes, by name.
-    pub fn from_base(_checkpoint: &BaseCheckpoint, _precision: Precision, _train_base: bool) -> Result<Self> {
-        todo!()
-    }
-
-    /// Adds an expansion whose parameters were made by [`crate::grow`] or read from a checkpoint.
-    ///
-    /// # Errors
-    /// Missing, surplus or misshapen parameters, by name.
-    pub fn widen(&mut self, _growth: Growth, _parameters: Vec<Parameter>) -> Result<()> {
-        todo!()
-    }
-
     /// The base's configuration.
     pub fn config(&self) -> &Config {
-        todo!()
+        &self.config
+    }
+
+    /// The arithmetic of the products.
+    pub fn precision(&self) -> Precision {
+        self.precision
     }
 
     /// The growth, where the model has been widened.
     pub fn growth(&self) -> Option<&Growth> {
-        todo!()
+        self.expansion.as_ref().map(|e| &e.growth)
     }
 
     /// The heads this model has: `[Base]`, or `[Preservation, Adaptation]` once widened.
     pub fn heads(&self) -> &'static [Head] {
-        todo!()
+        if self.expansion.is_some() { &[Head::Preservation, Head::Adaptation] } else { &[Head::Base] }
     }
 
     /// Trained parameters.
     pub fn parameters(&self) -> &[Parameter] {
-        todo!()
+        &self.parameters
     }
 
     /// Trained parameters, to be updated in place (same lengths).
     pub fn parameters_mut(&mut self) -> &mut [Parameter] {
-        todo!()
+        &mut self.parameters
+    }
+
+    /// The first layer in which the expansion changes the base stream; the number of layers when none does.
+    pub fn fork_layer(&self) -> usize {
+        let layers = self.expansion.as_ref().map_or(&[][..], |e| &e.layers);
+        layers.iter().position(ExpansionLayer::adapts).unwrap_or(self.layers.len())
     }
 
     /// Forward and backward of one batch: adds `scale ×` the gradient of the *summed* negative log-likelihood to `gradients`.
     /// With `recompute`, layers keep only their inputs and are run again in the backward pass.
     ///
     /// # Errors
-    /// A token outside the vocabulary.
-    pub fn loss_and_gradients(&self, _batch: &Batch, _gradients: &mut Gradients, _scale: f32, _recompute: bool) -> Result<BatchLoss> {
-        todo!()
+    /// A token outside the vocabulary, or a window longer than the model's positions.
+    pub fn loss_and_gradients(&self, batch: &Batch, gradients: &mut Gradients, scale: f32, recompute: bool) -> Result<BatchLoss> {
+        let sequence = self.sequence(batch)?;
+        let mut tape = Tape::new(&self.parameters, self.precision);
+        let (mut x, mut z) = self.embed(&mut tape, &batch.tokens);
+        for index in 0..self.layers.len() {
+            (x, z) = if recompute {
+                let (inputs, shared) = ([Some(x), z].into_iter().flatten().collect(), sequence.clone());
+                let mut outputs = tape
+                    .recompute(inputs, move |tape, inputs| {
+                        let (x, z) = self.layer(tape, index, (inputs[0].clone(), inputs.get(1).cloned()), &shared, None);
+                        [Some(x), z].into_iter().flatten().collect()
+                    })
+                    .into_iter();
+                match (outputs.next(), outputs.next()) {
+                    (Some(x), z) => (x, z),
+                    (None, _) => return Err(Error::Numeric(format!("layer {index} returned nothing"))),
+                }
+            } else {
+                self.layer(&mut tape, index, (x, z), &sequence, None)
+            };
+        }
+        let normed = self.final_norms(&mut tape, (x, z));
+        let products = self.head_products(&normed);
+        let (scores, seeds) = tape.head_loss(&head::Head { products: &products }, &batch.targets, scale, gradients);
+        drop(products);
+        drop(normed);
+        tape.backward(seeds, gradients);
+        Ok(BatchLoss { nll: scores.nll.iter().map(|&v| f64::from(v)).sum(), targets: batch.target_count() })
     }
 
     /// Forward of one batch through every head, with nothing kept.
     ///
     /// # Errors
-    /// A token outside the vocabulary.
-    pub fn score(&self, _batch: &Batch, _with_hidden: bool) -> Result<Scores> {
-        todo!()
+    /// A token outside the vocabulary, or a window longer than the model's positions.
+    pub fn score(&self, batch: &Batch, with_hidden: bool) -> Result<Scores> {
+        let sequence = self.sequence(batch)?;
+        let mut tape = Tape::inference(&self.parameters, self.precision);
+        let (preserved, adapted) = self.streams(&mut tape, &batch.tokens, &sequence, None);
+        let hidden = |x: &Var| x.value().data().to_vec();
+        let mut out = Scores::default();
+        if with_hidden {
+            out.hidden.extend(preserved.as_ref().map(hidden));
+            out.hidden.push(hidden(&adapted.0));
+            if self.expansion.is_some() && preserved.is_none() {
+                out.hidden.push(hidden(&adapted.0));
+            }
+        }
+        let mut all: Vec<HeadScores> = Vec::new();
+        let shared = preserved.is_none();
+        if let Some(x) = preserved {
+            let normed = self.final_norms(&mut tape, (x, None));
+            all.extend(tape.head_scores(&head::Head { products: &self.head_products(&normed) }, &[1], &batch.targets));
+        }
+        let normed = self.final_norms(&mut tape, adapted);
+        let products = self.head_products(&normed);
+        let prefixes: &[usize] = if products.len() == 1 { &[1] } else if shared { &[1, 2] } else { &[2] };
+        all.extend(tape.head_scores(&head::Head { products: &products }, prefixes, &batch.targets));
+        for scores in all {
+            out.log_probs.push(scores.nll.iter().map(|v| -v).collect());
+            out.correct.push(scores.correct);
+        }
+        Ok(out)
     }
 
     /// An empty cache for up to `capacity` tokens of one sequence.
-    pub fn new_cache(&self, _capacity: usize) -> Cache {
-        todo!()
+    pub fn new_cache(&self, capacity: usize) -> Cache {
+        Cache::new(capacity.min(self.rope.positions()), self.layers.len())
     }
 
     /// Appends `tokens` to the sequence and returns the logits of the last position, `[vocab_size]`, for each head in the order of [`Model::heads`].
     ///
     /// # Errors
-    /// A token outside the vocabulary, or a full cache.
-    pub fn step(&self, _cache: &mut Cache, _tokens: &[u32]) -> Result<Vec<Vec<f32>>> {
-        todo!()
+    /// A token outside the vocabulary, no token, or a full cache.
+    pub fn step(&self, cache: &mut Cache, tokens: &[u32]) -> Result<Vec<Vec<f32>>> {
+        self.check_tokens(tokens)?;
+        let (past, length) = (cache.length, tokens.len());
+        if length == 0 || past + length > cache.capacity {
+            return Err(Error::usage(format!("{length} tokens after {past} do not fit a context of {} tokens", cache.capacity)));
+        }
+        let positions = (past as u32..(past + length) as u32).collect();
+        let sequence = Arc::new(Sequence { batch: 1, length, positions, starts: None });
+        let mut tape = Tape::inference(&self.parameters, self.precision);
+        let (preserved, adapted) = self.streams(&mut tape, tokens, &sequence, Some(cache));
+        cache.length += length;
+        let (mut all, shared) = (Vec::new(), preserved.is_none());
+        if let Some(x) = preserved {
+            let normed = self.final_norms(&mut tape, (x, None));
+            all.extend(tape.head_logits(&head::Head { products: &self.head_products(&normed) }, &[1], length - 1));
+        }
+        let normed = self.final_norms(&mut tape, adapted);
+        let products = self.head_products(&normed);
+        let prefixes: &[usize] = if products.len() == 1 { &[1] } else if shared { &[1, 2] } else { &[2] };
+        all.extend(tape.head_logits(&head::Head { products: &products }, prefixes, length - 1));
+        Ok(all)
+    }
+
+    /// All layers without recording: the preserved base stream where it differs from the adapted one, and the adapted streams.
+    fn streams<'m>(
+        &'m self,
+        tape: &mut Tape<'m>,
+        tokens: &[u32],
+        sequence: &Arc<Sequence>,
+        mut cache: Option<&mut Cache>,
+    ) -> (Option<Var>, Streams) {
+        let (mut adapted, mut preserved, fork) = (self.embed(tape, tokens), None, self.fork_layer());
+        for index in 0..self.layers.len() {
+            if index == fork {
+                preserved = Some(adapted.0.clone());
+            }
+            if let Some(x) = preserved.take() {
+                let slot = cache.as_mut().map(|c| &mut c.preserved[index]);
+                preserved = Some(self.layer(tape, index, (x, None), sequence, slot).0);
+            }
+            let slot = cache.as_mut().map(|c| &mut c.layers[index]);
+            adapted = self.layer(tape, index, adapted, sequence, slot);
+        }
+        (preserved, adapted)
+    }
+
+    fn embed<'m>(&'m self, tape: &mut Tape<'m>, tokens: &[u32]) -> Streams {
+        (tape.embedding(tokens, &self.embed_tokens), self.expansion.as_ref().map(|e| tape.embedding(tokens, &e.embed_tokens)))
+    }
+
+    fn final_norms<'m>(&'m self, tape: &mut Tape<'m>, (x, z): Streams) -> Streams {
+        let eps = self.config.rms_norm_eps as f32;
+        let expansion = z.zip(self.expansion.as_ref()).map(|(z, e)| tape.rms_norm(&z, &e.norm, eps));
+        (tape.rms_norm(&x, &self.norm, eps), expansion)
+    }
+
+    fn head_products<'a, 'm>(&'m self, (x, z): &'a Streams) -> Vec<(&'a Var, &'m Weight)> {
+        let base = (x, self.lm_head.as_ref().unwrap_or(&self.embed_tokens));
+        let expansion = z.as_ref().zip(self.expansion.as_ref()).map(|(z, e)| (z, &e.lm_head));
+        std::iter::once(base).chain(expansion).collect()
+    }
+
+    fn check_tokens(&self, tokens: &[u32]) -> Result<()> {
+        match tokens.iter().find(|&&t| t as usize >= self.config.vocab_size) {
+            Some(t) => Err(Error::usage(format!("token {t} is outside the model's vocabulary of {} tokens", self.config.vocab_size))),
+            None => Ok(()),
+        }
+    }
+
+    fn sequence(&self, batch: &Batch) -> Result<Arc<Sequence>> {
+        let (windows, length) = (batch.batch_size, batch.sequence_length);
+        let expected = windows * length;
+        if batch.tokens.len() != expected || batch.targets.len() != expected {
+            return Err(Error::usage(format!(
+                "a batch of {windows} × {length} has {} tokens and {} targets",
+                batch.tokens.len(),
+                batch.targets.len()
+            )));
+        }
+        if length > self.rope.positions() {
+            return Err(Error::usage(format!("windows of {length} tokens exceed the model's {} positions", self.rope.positions())));
+        }
+        self.check_tokens(&batch.tokens)?;
+        if let Some(t) = batch.targets.iter().find(|&&t| t != IGNORE && t as usize >= self.config.vocab_size) {
+            return Err(Error::usage(format!("target {t} is outside the model's vocabulary of {} tokens", self.config.vocab_size)));
+        }
+        let starts = batch.document_starts.clone();
+        if starts.as_ref().is_some_and(|s| s.len() != expected || s.iter().enumerate().any(|(i, &s)| s as usize > i % length)) {
+            return Err(Error::usage("document starts lie behind their tokens or are not one a token"));
+        }
+        let positions = (0..expected).map(|i| (i % length) as u32 - starts.as_ref().map_or(0, |s| s[i])).collect();
+        Ok(Arc::new(Sequence { batch: windows, length, positions, starts }))
     }
 }

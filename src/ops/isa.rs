@@ -53,7 +53,10 @@ impl Isa {
     /// The set in use: the detected one, unless [`Isa::limit`] asked for less.
     #[inline]
     pub fn current() -> Self {
-        Self::detect().min(Self::ALL[LIMIT.load(Ordering::Relaxed) as usize])
+        let limit = Self::ALL[LIMIT.load(Ordering::Relaxed) as usize];
+        #[cfg(test)]
+        let limit = limit.min(THREAD_LIMIT.get());
+        Self::detect().min(limit)
     }
 
     /// Uses nothing richer than `limit` from now on (packed matrices made before must not be used after).
@@ -63,6 +66,12 @@ impl Isa {
 }
 
 static LIMIT: AtomicU8 = AtomicU8::new(Isa::Avx512Bf16 as u8);
+
+#[cfg(test)]
+thread_local! {
+    /// A limit for one thread, so that a test of poorer sets does not disturb the tests beside it.
+    pub(crate) static THREAD_LIMIT: std::cell::Cell<Isa> = const { std::cell::Cell::new(Isa::Avx512Bf16) };
+}
 
 /// Defines functions whose body is compiled once for each instruction set and picked at run time:
 /// the compiler vectorises the same Rust with wider registers. Bodies must not contract `a * b + c`, so every set rounds alike.

@@ -3,10 +3,19 @@
 pub mod activation;
 pub mod adamw;
 pub mod attention;
+pub mod elementwise;
 pub mod embedding;
 pub mod gemm;
+pub mod head;
 pub mod isa;
+mod kernel;
 pub mod loss;
+pub mod math;
 pub mod norm;
 pub mod packed;
+#[cfg(test)]
+pub(crate) mod reference;
+pub mod recorded;
 pub mod rope;
+pub mod tape;
+pub mod tensor;

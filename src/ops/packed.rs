@@ -1,1 +1,323 @@
-//! Weights laid out once for the matrix-product kernels.
+//! Matrices laid out for the product kernels. A frozen weight is packed once for the whole run, so its packing costs nothing.
+//!
+//! The right operand `B [k, n]` of a product is cut into panels of [`panel_width`] columns. f32: `[panel][k][column]`;
+//! bf16: `[panel][k / 2][column]` of `u32`, the even row's bits low and the odd row's high, which is what `vdpbf16ps` eats and what two
+//! shifts turn into f32 where that instruction is missing.
+
+use super::gemm::View;
+use super::isa::Isa;
+use crate::model::Precision;
+use crate::simd_fn;
+use rayon::prelude::*;
+
+/// Sixteen words on a cache line of their own, so that no vector load crosses one.
+#[derive(Clone, Copy, Debug)]
+#[repr(C, align(64))]
+pub struct Line(pub [u32; 16]);
+
+/// Columns in a panel: what one register tile of the kernel covers.
+pub fn panel_width(isa: Isa) -> usize {
+    match isa {
+        Isa::Portable | Isa::Avx2 => 16,
+        Isa::Avx512 | Isa::Avx512Bf16 => 64,
+    }
+}
+
+/// A right operand `[k, n]`, packed.
+#[derive(Clone, Debug)]
+pub struct Packed {
+    isa: Isa,
+    precision: Precision,
+    k: usize,
+    n: usize,
+    lines: Vec<Line>,
+}
+
+/// Rounds to the nearest bf16, ties to even; NaN stays NaN.
+#[inline(always)]
+pub fn to_bf16(x: f32) -> u16 {
+    let bits = x.to_bits();
+    let rounded = (bits.wrapping_add(0x7fff + ((bits >> 16) & 1)) >> 16) as u16;
+    if x.is_nan() { 0x7fc0 } else { rounded }
+}
+
+/// The f32 with the bits of a bf16.
+#[inline(always)]
+pub fn from_bf16(x: u16) -> f32 {
+    f32::from_bits(u32::from(x) << 16)
+}
+
+simd_fn! {
+    /// Rounds a slice to bf16.
+    pub fn round_to_bf16(x: &[f32], out: &mut [u16]) {
+        for (o, &v) in out.iter_mut().zip(x) {
+            *o = to_bf16(v);
+        }
+    }
+}
+
+impl Packed {
+    /// Number of words a `[k, n]` operand takes.
+    fn words(isa: Isa, precision: Precision, k: usize, n: usize) -> usize {
+        let rows = match precision {
+            Precision::F32 => k,
+            Precision::Bf16 => k.div_ceil(2),
+        };
+        n.div_ceil(panel_width(isa)) * panel_width(isa) * rows
+    }
+
+    /// An operand of zeros, to be filled by [`Packed::fill`].
+    fn zeros(precision: Precision, k: usize, n: usize) -> Self {
+        let isa = Isa::current();
+        Self { isa, precision, k, n, lines: vec![Line([0; 16]); Self::words(isa, precision, k, n) / 16] }
+    }
+
+    /// Packs `b`, whose element `(row, column)` is read through the view.
+    ///
+    /// # Shapes
+    /// `b`: `[k, n]`.
+    pub fn pack(b: View<'_>, k: usize, n: usize, precision: Precision) -> Self {
+        let mut packed = Self::zeros(precision, k, n);
+        packed.fill(b);
+        packed
+    }
+
+    /// Packs a row-major bf16 matrix `[k, n]` with `stride` values a row.
+    pub fn pack_bf16(data: &[u16], stride: usize, k: usize, n: usize) -> Self {
+        assert!(k == 0 || (n <= stride && (k - 1) * stride + n <= data.len()), "bf16 operand too short");
+        let mut packed = Self::zeros(Precision::Bf16, k, n);
+        let (width, panel_words) = (panel_width(packed.isa), packed.panel_words());
+        packed.words_mut().par_chunks_mut(panel_words.max(1)).enumerate().for_each(|(p, panel)| {
+            interleave(data, stride, p * width, width.min(n - p * width), k, width, panel);
+        });
+        packed
+    }
+
+    /// Packs a weight stored as Hugging Face stores it, `[out, in]` row-major, as the operand `Wᵀ [in, out]` of `x · Wᵀ`.
+    pub fn from_weight(weight: &[f32], rows: usize, columns: usize, precision: Precision) -> Self {
+        debug_assert_eq!(weight.len(), rows * columns);
+        Self::pack(View::rows(weight, columns).t(), columns, rows, precision)
+    }
+
+    /// Rows of the operand (the inner dimension of the product).
+    pub fn k(&self) -> usize {
+        self.k
+    }
+
+    /// Columns of the operand.
+    pub fn n(&self) -> usize {
+        self.n
+    }
+
+    /// The precision of its elements.
+    pub fn precision(&self) -> Precision {
+        self.precision
+    }
+
+    /// The instruction set it was laid out for.
+    pub fn isa(&self) -> Isa {
+        self.isa
+    }
+
+    /// Bytes it holds.
+    pub fn bytes(&self) -> usize {
+        self.lines.len() * 64
+    }
+
+    /// Words from one panel to the next.
+    pub(super) fn panel_words(&self) -> usize {
+        panel_width(self.isa)
+            * match self.precision {
+                Precision::F32 => self.k,
+                Precision::Bf16 => self.k.div_ceil(2),
+            }
+    }
+
+    /// The first word.
+    pub(super) fn as_ptr(&self) -> *const u32 {
+        self.lines.as_ptr().cast()
+    }
+
+    fn words_mut(&mut self) -> &mut [u32] {
+        let len = self.lines.len() * 16;
+        // SAFETY: `Line` is sixteen u32 without padding, and the slice covers exactly the vector.
+        unsafe { std::slice::from_raw_parts_mut(self.lines.as_mut_ptr().cast(), len) }
+    }
+
+    fn words_ref(&self) -> &[u32] {
+        // SAFETY: as in `words_mut`.
+        unsafe { std::slice::from_raw_parts(self.as_ptr(), self.lines.len() * 16) }
+    }
+
+    /// Packs `b [k, n]` again into the same memory.
+    pub fn fill(&mut self, b: View<'_>) {
+        let (k, n, precision, width, panel_words) = (self.k, self.n, self.precision, panel_width(self.isa), self.panel_words());
+        self.words_mut().par_chunks_mut(panel_words.max(1)).enumerate().for_each(|(p, panel)| {
+            let columns = width.min(n - p * width);
+            pack_panel(b, p * width, columns, k, width, precision, panel);
+        });
+    }
+
+    /// The transpose `[n, k]` of this operand, packed: what the gradient of `x` in `x · B` is multiplied by.
+    pub fn transposed(&self) -> Self {
+        let mut out = Self::zeros(self.precision, self.n, self.k);
+        out.isa = self.isa;
+        let (width, panel_words, source_words) = (panel_width(self.isa), out.panel_words(), self.panel_words());
+        let (k, n, precision, source) = (self.k, self.n, self.precision, self.words_ref());
+        out.words_mut().par_chunks_mut(panel_words.max(1)).enumerate().for_each(|(p, panel)| {
+            let first = p * width;
+            let columns = width.min(k - first);
+            for (q, block) in source.chunks(source_words).enumerate() {
+                let rows = width.min(n - q * width);
+                match precision {
+                    Precision::F32 => {
+                        for c in 0..columns {
+                            let line = &block[(first + c) * width..][..rows];
+                            for (r, &v) in line.iter().enumerate() {
+                                panel[(q * width + r) * width + c] = v;
+                            }
+                        }
+                    }
+                    Precision::Bf16 => {
+                        for c in (0..columns).step_by(2) {
+                            let line = &block[(first + c) / 2 * width..][..width];
+                            for (r, pair) in line.chunks_exact(2).take(rows.div_ceil(2)).enumerate() {
+                                let out = &mut panel[(q * width / 2 + r) * width + c..];
+                                out[0] = (pair[0] & 0xffff) | (pair[1] << 16);
+                                if c + 1 < columns {
+                                    out[1] = (pair[0] >> 16) | (pair[1] & 0xffff_0000);
+                                }
+                            }
+                        }
+                    }
+                }
+            }
+        });
+        out
+    }
+
+    /// Writes column `column` of the operand (a row of the weight it was made from) to `out`.
+    ///
+    /// # Shapes
+    /// `out`: `[k]`.
+    pub fn column(&self, column: usize, out: &mut [f32]) {
+        let width = panel_width(self.isa);
+        let panel = &self.words_ref()[column / width * self.panel_words()..][..self.panel_words()];
+        let lane = column % width;
+        match self.precision {
+            Precision::F32 => out.iter_mut().enumerate().for_each(|(r, o)| *o = f32::from_bits(panel[r * width + lane])),
+            Precision::Bf16 => out.iter_mut().enumerate().for_each(|(r, o)| {
+                let pair = panel[r / 2 * width + lane];
+                *o = f32::from_bits(if r % 2 == 0 { pair << 16 } else { pair & 0xffff_0000 });
+            }),
+        }
+    }
+}
+
+/// Packs columns `first .. first + columns` of `b` into one panel; the columns beyond are zero.
+pub(super) fn pack_panel(b: View<'_>, first: usize, columns: usize, k: usize, width: usize, precision: Precision, panel: &mut [u32]) {
+    if columns < width {
+        panel.fill(0);
+    }
+    match precision {
+        Precision::F32 => {
+            if b.col_stride == 1 {
+                for (r, line) in panel.chunks_exact_mut(width).take(k).enumerate() {
+                    let source = &b.data[r * b.row_stride + first..][..columns];
+                    line.iter_mut().zip(source).for_each(|(o, v)| *o = v.to_bits());
+                }
+            } else {
+                pack_columns(b, first, columns, k, width, panel);
+            }
+        }
+        Precision::Bf16 => {
+            if b.col_stride == 1 {
+                pack_rows_bf16(b.data, b.row_stride, first, columns, k, width, panel);
+            } else {
+                pack_columns_bf16(b, first, columns, k, width, panel);
+            }
+        }
+    }
+}
+
+simd_fn! {
+    fn pack_rows_bf16(data: &[f32], stride: usize, first: usize, columns: usize, k: usize, width: usize, panel: &mut [u32]) {
+        for (q, line) in panel.chunks_exact_mut(width).take(k.div_ceil(2)).enumerate() {
+            let even = &data[2 * q * stride + first..][..columns];
+            if 2 * q + 1 < k {
+                let odd = &data[(2 * q + 1) * stride + first..][..columns];
+                for c in 0..columns {
+                    line[c] = u32::from(to_bf16(even[c])) | (u32::from(to_bf16(odd[c])) << 16);
+                }
+            } else {
+                for c in 0..columns {
+                    line[c] = u32::from(to_bf16(even[c]));
+                }
+            }
+        }
+    }
+}
+
+simd_fn! {
+    fn interleave(data: &[u16], stride: usize, first: usize, columns: usize, k: usize, width: usize, panel: &mut [u32]) {
+        for (q, line) in panel.chunks_exact_mut(width).enumerate() {
+            let even = &data[2 * q * stride + first..][..columns];
+            if 2 * q + 1 < k {
+                let odd = &data[(2 * q + 1) * stride + first..][..columns];
+                for c in 0..columns {
+                    line[c] = u32::from(even[c]) | (u32::from(odd[c]) << 16);
+                }
+            } else {
+                for c in 0..columns {
+                    line[c] = u32::from(even[c]);
+                }
+            }
+        }
+    }
+}
+
+/// Rows of the source handled at once, so that both its reads and the panel's writes stay within a few cache lines.
+const STEP: usize = 16;
+
+fn pack_columns(b: View<'_>, first: usize, columns: usize, k: usize, width: usize, panel: &mut [u32]) {
+    for r in (0..k).step_by(STEP) {
+        let rows = STEP.min(k - r);
+        for c in 0..columns {
+            let start = (first + c) * b.col_stride + r * b.row_stride;
+            if b.row_stride == 1 {
+                for (t, v) in b.data[start..start + rows].iter().enumerate() {
+                    panel[(r + t) * width + c] = v.to_bits();
+                }
+            } else {
+                for t in 0..rows {
+                    panel[(r + t) * width + c] = b.data[start + t * b.row_stride].to_bits();
+                }
+            }
+        }
+    }
+}
+
+simd_fn! {
+    fn pack_columns_bf16(b: View<'_>, first: usize, columns: usize, k: usize, width: usize, panel: &mut [u32]) {
+        for r in (0..k).step_by(STEP) {
+            let rows = STEP.min(k - r);
+            for c in 0..columns {
+                let start = (first + c) * b.col_stride + r * b.row_stride;
+                let mut pair = [0u16; STEP];
+                if b.row_stride == 1 && rows == STEP {
+                    let source = &b.data[start..start + STEP];
+                    for t in 0..STEP {
+                        pair[t] = to_bf16(source[t]);
+                    }
+                } else {
+                    for t in 0..rows {
+                        pair[t] = to_bf16(b.data[start + t * b.row_stride]);
+                    }
+                }
+                for t in 0..rows.div_ceil(2) {
+                    panel[(r / 2 + t) * width + c] = u32::from(pair[2 * t]) | (u32::from(pair[2 * t + 1]) << 16);
+                }
+            }
+        }
+    }
+}

@@ -1,0 +1,122 @@
+//! The name of every tensor, base and expansion, in one place.
+
+use crate::grow::sizes::Module;
+use crate::model::Block;
+
+/// The input embedding's module.
+pub const EMBED_TOKENS: &str = "model.embed_tokens";
+/// The final norm's module.
+pub const NORM: &str = "model.norm";
+/// The output projection's module.
+pub const LM_HEAD: &str = "lm_head";
+
+/// One of the seven linear modules of a decoder layer.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub enum Projection {
+    /// `self_attn.q_proj`.
+    Q,
+    /// `self_attn.k_proj`.
+    K,
+    /// `self_attn.v_proj`.
+    V,
+    /// `self_attn.o_proj`.
+    O,
+    /// `mlp.gate_proj`.
+    Gate,
+    /// `mlp.up_proj`.
+    Up,
+    /// `mlp.down_proj`.
+    Down,
+}
+
+impl Projection {
+    /// All seven, in the order a layer computes them.
+    pub const ALL: [Self; 7] = [Self::Q, Self::K, Self::V, Self::O, Self::Gate, Self::Up, Self::Down];
+
+    /// The path inside a layer, as Hugging Face spells it.
+    pub fn path(self) -> &'static str {
+        match self {
+            Self::Q => "self_attn.q_proj",
+            Self::K => "self_attn.k_proj",
+            Self::V => "self_attn.v_proj",
+            Self::O => "self_attn.o_proj",
+            Self::Gate => "mlp.gate_proj",
+            Self::Up => "mlp.up_proj",
+            Self::Down => "mlp.down_proj",
+        }
+    }
+
+    /// The half of the layer it belongs to.
+    pub fn module(self) -> Module {
+        match self {
+            Self::Q | Self::K | Self::V | Self::O => Module::Attention,
+            Self::Gate | Self::Up | Self::Down => Module::Ffn,
+        }
+    }
+}
+
+/// The module of a layer's projection, for example `model.layers.3.self_attn.q_proj`.
+pub fn projection(layer: usize, projection: Projection) -> String {
+    format!("model.layers.{layer}.{}", projection.path())
+}
+
+/// The module of a layer's norm before attention.
+pub fn input_layernorm(layer: usize) -> String {
+    format!("model.layers.{layer}.input_layernorm")
+}
+
+/// The module of a layer's norm before the feed-forward network.
+pub fn post_attention_layernorm(layer: usize) -> String {
+    format!("model.layers.{layer}.post_attention_layernorm")
+}
+
+/// The base weight of a module.
+pub fn weight(module: &str) -> String {
+    format!("{module}.weight")
+}
+
+/// The base bias of a module.
+pub fn bias(module: &str) -> String {
+    format!("{module}.bias")
+}
+
+/// The weight that `block` adds to `module`: `{module}.base_to_expansion.weight` and so on for the blocks of a widened
+/// matrix, `{module}.expansion.weight` for norms, embedding and head, and the base's own weight for [`Block::Base`].
+pub fn block_weight(module: &str, block: Block) -> String {
+    match block {
+        Block::Base => weight(module),
+        Block::ExpansionToBase | Block::BaseToExpansion | Block::ExpansionToExpansion => format!("{module}.{}.weight", block.as_str()),
+        Block::ExpansionNorm | Block::ExpansionEmbedding | Block::ExpansionHead => format!("{module}.expansion.weight"),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn names_are_those_of_the_file_format() {
+        let q = projection(3, Projection::Q);
+        assert_eq!(weight(&q), "model.layers.3.self_attn.q_proj.weight");
+        assert_eq!(bias(&q), "model.layers.3.self_attn.q_proj.bias");
+        assert_eq!(block_weight(&q, Block::Base), weight(&q));
+        assert_eq!(block_weight(&q, Block::BaseToExpansion), "model.layers.3.self_attn.q_proj.base_to_expansion.weight");
+        assert_eq!(block_weight(&q, Block::ExpansionToExpansion), "model.layers.3.self_attn.q_proj.expansion_to_expansion.weight");
+        assert_eq!(block_weight(&q, Block::ExpansionToBase), "model.layers.3.self_attn.q_proj.expansion_to_base.weight");
+        assert_eq!(block_weight(&input_layernorm(3), Block::ExpansionNorm), "model.layers.3.input_layernorm.expansion.weight");
+        assert_eq!(
+            block_weight(&post_attention_layernorm(0), Block::ExpansionNorm),
+            "model.layers.0.post_attention_layernorm.expansion.weight"
+        );
+        assert_eq!(block_weight(NORM, Block::ExpansionNorm), "model.norm.expansion.weight");
+        assert_eq!(block_weight(EMBED_TOKENS, Block::ExpansionEmbedding), "model.embed_tokens.expansion.weight");
+        assert_eq!(block_weight(LM_HEAD, Block::ExpansionHead), "lm_head.expansion.weight");
+    }
+
+    #[test]
+    fn four_projections_belong_to_attention_and_three_to_the_ffn() {
+        let attention = Projection::ALL.iter().filter(|p| p.module() == Module::Attention).count();
+        assert_eq!((attention, Projection::ALL.len() - attention), (4, 3));
+        assert!(Projection::ALL.iter().all(|p| p.path().starts_with("self_attn") == (p.module() == Module::Attention)));
+    }
+}

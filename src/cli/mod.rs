@@ -1,0 +1,78 @@
+//! The subcommands, one short file each: `Args` for the command line, `run` for the work.
+//! Results go to stdout, progress and messages to stderr; this folder and `main.rs` are the only code that prints.
+
+mod eval;
+mod generate;
+mod grow;
+mod inspect;
+mod plan;
+mod quickstart;
+mod train;
+
+use std::io::Write;
+
+use clap::{Parser, Subcommand};
+use treering::error::IoContext;
+use treering::{Error, Result};
+
+/// Grow a pre-trained language model in width, around weights that never change.
+#[derive(Debug, Parser)]
+#[command(name = "treering", version, propagate_version = true, arg_required_else_help = true)]
+pub struct Cli {
+    /// What to do.
+    #[command(subcommand)]
+    pub command: Command,
+}
+
+/// The subcommands.
+#[derive(Debug, Subcommand)]
+pub enum Command {
+    /// Train an expansion (or the whole model) as a recipe says
+    Train(train::Args),
+    /// Measure learning and forgetting on held-out corpora
+    Eval(eval::Args),
+    /// Continue a prompt
+    Generate(generate::Args),
+    /// Describe a checkpoint
+    Inspect(inspect::Args),
+    /// Say what a recipe will cost, before anything is allocated
+    Plan(plan::Args),
+    /// Widen a model and write the expansion
+    Grow(grow::Args),
+    /// See the whole method at work in a few minutes, with nothing to download
+    Quickstart(quickstart::Args),
+}
+
+impl Command {
+    /// Does what was asked.
+    pub fn run(self) -> Result<()> {
+        match self {
+            Self::Train(args) => train::run(args),
+            Self::Eval(args) => eval::run(args),
+            Self::Generate(args) => generate::run(args),
+            Self::Inspect(args) => inspect::run(args),
+            Self::Plan(args) => plan::run(args),
+            Self::Grow(args) => grow::run(args),
+            Self::Quickstart(args) => quickstart::run(args),
+        }
+    }
+}
+
+/// Writes `text` and a line end to stdout; a reader that went away is an error like any other, which `main` forgives.
+pub fn print(text: impl std::fmt::Display) -> Result<()> {
+    let mut out = std::io::stdout().lock();
+    writeln!(out, "{text}").and_then(|()| out.flush()).at("<stdout>")
+}
+
+/// Writes an error for a person to stderr: the error itself, then what caused it.
+pub fn report(error: &Error) {
+    let mut err = std::io::stderr().lock();
+    let mut lines = vec![format!("error: {error}")];
+    let mut cause = std::error::Error::source(error);
+    while let Some(source) = cause {
+        lines.push(format!("  caused by: {source}"));
+        cause = source.source();
+    }
+    // Nobody is left to tell when stderr is closed.
+    let _ = writeln!(err, "{}", lines.join("\n"));
+}

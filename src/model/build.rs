@@ -1,0 +1,225 @@
+//! Building a model from a checkpoint, and widening it.
+
+use super::layer::{ExpansionLayer, Layer, Linear, Widened};
+use super::{Expansion, Model, Precision};
+use crate::checkpoint::names::{self, Projection};
+use crate::checkpoint::{BaseCheckpoint, Config};
+use crate::error::{Error, Result};
+use crate::grow::sizes::{Growth, Module, Sizes};
+use crate::model::parameter::{Block, Parameter};
+use crate::ops::packed::Packed;
+use crate::ops::rope::RopeTable;
+use crate::ops::tape::{Vector, Weight};
+use std::collections::HashMap;
+
+/// Rows and columns of a base projection.
+pub fn projection_shape(c: &Config, projection: Projection) -> [usize; 2] {
+    let (d, q, kv, m) = (c.hidden_size, c.query_size(), c.key_value_size(), c.intermediate_size);
+    match projection {
+        Projection::Q => [q, d],
+        Projection::K | Projection::V => [kv, d],
+        Projection::O => [d, q],
+        Projection::Gate | Projection::Up => [m, d],
+        Projection::Down => [d, m],
+    }
+}
+
+/// Rows and columns that the expansion adds to a projection.
+pub fn added_shape(c: &Config, s: &Sizes, projection: Projection) -> [usize; 2] {
+    let (e, q, kv, m) = (s.hidden_size, s.num_attention_heads * c.head_dim, s.num_key_value_heads * c.head_dim, s.intermediate_size);
+    match projection {
+        Projection::Q => [q, e],
+        Projection::K | Projection::V => [kv, e],
+        Projection::O => [e, q],
+        Projection::Gate | Projection::Up => [m, e],
+        Projection::Down => [e, m],
+    }
+}
+
+/// Name, block and shape of every parameter of an expansion, in the order of the layers: what [`Model::widen`] expects.
+pub fn expansion_parameters(c: &Config, growth: &Growth) -> Vec<(String, Block, Vec<usize>)> {
+    let (s, e) = (&growth.sizes, growth.sizes.hidden_size);
+    let norm = |module: String| (names::block_weight(&module, Block::ExpansionNorm), Block::ExpansionNorm, vec![e]);
+    let mut all =
+        vec![(names::block_weight(names::EMBED_TOKENS, Block::ExpansionEmbedding), Block::ExpansionEmbedding, vec![c.vocab_size, e])];
+    for layer in 0..c.num_hidden_layers {
+        all.push(norm(names::input_layernorm(layer)));
+        for projection in Projection::ALL {
+            if projection == Projection::Gate {
+                all.push(norm(names::post_attention_layernorm(layer)));
+            }
+            let module = names::projection(layer, projection);
+            let ([rows, columns], [rows_up, columns_up]) = (projection_shape(c, projection), added_shape(c, s, projection));
+            let mut push = |block, rows, columns| all.push((names::block_weight(&module, block), block, vec![rows, columns]));
+            push(Block::BaseToExpansion, rows_up, columns);
+            push(Block::ExpansionToExpansion, rows_up, columns_up);
+            if growth.placement.trains(layer, projection.module()) {
+                push(Block::ExpansionToBase, rows, columns_up);
+            }
+        }
+    }
+    all.push(norm(names::NORM.to_string()));
+    all.push((names::block_weight(names::LM_HEAD, Block::ExpansionHead), Block::ExpansionHead, vec![c.vocab_size, e]));
+    all
+}
+
+/// Positions whose rotary angles are kept; a longer context than this is refused where it is asked for.
+const MAX_POSITIONS: usize = 1 << 20;
+
+struct Builder<'a> {
+    checkpoint: &'a BaseCheckpoint,
+    precision: Precision,
+    train: bool,
+    parameters: Vec<Parameter>,
+}
+
+impl Builder<'_> {
+    fn parameter(&mut self, name: String, shape: &[usize], value: Vec<f32>) -> usize {
+        self.parameters.push(Parameter { name, block: Block::Base, shape: shape.to_vec(), value });
+        self.parameters.len() - 1
+    }
+
+    fn weight(&mut self, module: &str, shape: [usize; 2]) -> Result<Weight> {
+        let name = names::weight(module);
+        let value = self.checkpoint.tensor(&name, &shape)?;
+        Ok(if self.train {
+            Weight::Trained(self.parameter(name, &shape, value))
+        } else {
+            Weight::Frozen(Packed::from_weight(&value, shape[0], shape[1], self.precision))
+        })
+    }
+
+    fn vector(&mut self, name: String, len: usize) -> Result<Vector> {
+        let value = self.checkpoint.tensor(&name, &[len])?;
+        Ok(if self.train { Vector::Trained(self.parameter(name, &[len], value)) } else { Vector::Frozen(value) })
+    }
+
+    fn layer(&mut self, c: &Config, index: usize) -> Result<Layer> {
+        let input_layernorm = self.vector(names::weight(&names::input_layernorm(index)), c.hidden_size)?;
+        let post_attention_layernorm = self.vector(names::weight(&names::post_attention_layernorm(index)), c.hidden_size)?;
+        let mut linear = Vec::with_capacity(7);
+        for projection in Projection::ALL {
+            let (module, shape) = (names::projection(index, projection), projection_shape(c, projection));
+            let weight = self.weight(&module, shape)?;
+            let biased = match projection.module() {
+                Module::Attention => c.attention_bias,
+                Module::Ffn => c.mlp_bias,
+            };
+            let bias = if biased { Some(self.vector(names::bias(&module), shape[0])?) } else { None };
+            linear.push(Linear { weight, bias });
+        }
+        let linear = linear.try_into().map_err(|_| Error::usage("a layer has seven projections"))?;
+        Ok(Layer { input_layernorm, post_attention_layernorm, linear })
+    }
+}
+
+impl Model {
+    /// Reads a base; its weights are frozen, or with `train_base` are trained parameters (method `full`).
+    ///
+    /// # Errors
+    /// Missing tensors and wrong shapes, by name.
+    pub fn from_base(checkpoint: &BaseCheckpoint, precision: Precision, train_base: bool) -> Result<Self> {
+        let c = checkpoint.config().clone();
+        let mut builder = Builder { checkpoint, precision, train: train_base, parameters: Vec::new() };
+        let embed_tokens = builder.weight(names::EMBED_TOKENS, [c.vocab_size, c.hidden_size])?;
+        let layers = (0..c.num_hidden_layers).map(|i| builder.layer(&c, i)).collect::<Result<_>>()?;
+        let norm = builder.vector(names::weight(names::NORM), c.hidden_size)?;
+        let lm_head =
+            if c.tie_word_embeddings { None } else { Some(builder.weight(names::LM_HEAD, [c.vocab_size, c.hidden_size])?) };
+        let (inverse, attention_factor) = crate::checkpoint::rope::inverse_frequencies(&c);
+        let rope = RopeTable::new(&inverse, attention_factor, c.max_position_embeddings.min(MAX_POSITIONS));
+        let parameters = builder.parameters;
+        Ok(Self { config: c, precision, embed_tokens, layers, norm, lm_head, rope, parameters, expansion: None })
+    }
+
+    /// Adds an expansion whose parameters were made by [`crate::grow`] or read from a checkpoint.
+    ///
+    /// # Errors
+    /// Missing, surplus or misshapen parameters, by name; a model that is being trained as a whole or is widened already.
+    pub fn widen(&mut self, growth: Growth, parameters: Vec<Parameter>) -> Result<()> {
+        if self.expansion.is_some() || !self.parameters.is_empty() {
+            return Err(Error::usage("only a frozen model that has not been widened yet can be widened"));
+        }
+        let mut given: HashMap<String, Parameter> = parameters.into_iter().map(|p| (p.name.clone(), p)).collect();
+        let (mut index, mut ordered) = (HashMap::new(), Vec::new());
+        for (name, block, shape) in expansion_parameters(&self.config, &growth) {
+            let p = given.remove(&name).ok_or_else(|| Error::usage(format!("the expansion lacks the tensor {name} {shape:?}")))?;
+            if p.shape != shape || p.block != block || p.value.len() != shape.iter().product::<usize>() {
+                return Err(Error::usage(format!("tensor {name}: expected {block} {shape:?}, found {} {:?}", p.block, p.shape)));
+            }
+            index.insert(name, ordered.len());
+            ordered.push(p);
+        }
+        if let Some(name) = given.keys().min() {
+            return Err(Error::usage(format!("the expansion has a tensor {name} that a model grown like this does not have")));
+        }
+        let find = |module: &str, block| index.get(&names::block_weight(module, block)).copied();
+        // Every name was inserted above, from the same list.
+        let weight = |module: &str, block| Weight::Trained(find(module, block).unwrap_or_default());
+        let norm = |module: &str| Vector::Trained(find(module, Block::ExpansionNorm).unwrap_or_default());
+        let layers = (0..self.config.num_hidden_layers)
+            .map(|layer| ExpansionLayer {
+                input_layernorm: norm(&names::input_layernorm(layer)),
+                post_attention_layernorm: norm(&names::post_attention_layernorm(layer)),
+                widened: Projection::ALL.map(|projection| {
+                    let module = names::projection(layer, projection);
+                    Widened {
+                        base_to_expansion: weight(&module, Block::BaseToExpansion),
+                        expansion_to_expansion: weight(&module, Block::ExpansionToExpansion),
+                        expansion_to_base: find(&module, Block::ExpansionToBase).map(Weight::Trained),
+                    }
+                }),
+            })
+            .collect();
+        self.expansion = Some(Expansion {
+            growth,
+            embed_tokens: weight(names::EMBED_TOKENS, Block::ExpansionEmbedding),
+            layers,
+            norm: norm(names::NORM),
+            lm_head: weight(names::LM_HEAD, Block::ExpansionHead),
+        });
+        self.parameters = ordered;
+        Ok(())
+    }
+
+    /// Freezes every trained parameter and packs it, for evaluation and generation; the results stay the same, bit for bit.
+    pub fn freeze(&mut self) {
+        let (parameters, precision) = (std::mem::take(&mut self.parameters), self.precision);
+        let freeze_weight = |w: &mut Weight| {
+            if let Weight::Trained(index) = *w {
+                let p = &parameters[index];
+                *w = Weight::Frozen(Packed::from_weight(&p.value, p.shape[0], p.shape[1], precision));
+            }
+        };
+        let freeze_vector = |v: &mut Vector| {
+            if let Vector::Trained(index) = *v {
+                *v = Vector::Frozen(parameters[index].value.clone());
+            }
+        };
+        freeze_weight(&mut self.embed_tokens);
+        self.lm_head.iter_mut().for_each(freeze_weight);
+        freeze_vector(&mut self.norm);
+        for layer in &mut self.layers {
+            freeze_vector(&mut layer.input_layernorm);
+            freeze_vector(&mut layer.post_attention_layernorm);
+            for linear in &mut layer.linear {
+                freeze_weight(&mut linear.weight);
+                linear.bias.iter_mut().for_each(freeze_vector);
+            }
+        }
+        if let Some(expansion) = &mut self.expansion {
+            freeze_weight(&mut expansion.embed_tokens);
+            freeze_weight(&mut expansion.lm_head);
+            freeze_vector(&mut expansion.norm);
+            for layer in &mut expansion.layers {
+                freeze_vector(&mut layer.input_layernorm);
+                freeze_vector(&mut layer.post_attention_layernorm);
+                for widened in &mut layer.widened {
+                    freeze_weight(&mut widened.base_to_expansion);
+                    freeze_weight(&mut widened.expansion_to_expansion);
+                    widened.expansion_to_base.iter_mut().for_each(freeze_weight);
+                }
+            }
+        }
+    }
+}

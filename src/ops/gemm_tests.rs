@@ -1,0 +1,221 @@
+use super::super::kernel::sweep_portable_wide;
+use super::super::packed::{from_bf16, round_to_bf16};
+use super::*;
+
+fn values(n: usize, seed: u64) -> Vec<f32> {
+    let mut state = seed.wrapping_mul(0x9e37_79b9_7f4a_7c15) | 1;
+    (0..n)
+        .map(|_| {
+            state = state.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1_442_695_040_888_963_407);
+            ((state >> 40) as f32 / (1u64 << 24) as f32 - 0.5) * 2.0
+        })
+        .collect()
+}
+
+fn rounded(x: &[f32], precision: Precision) -> Vec<f64> {
+    x.iter().map(|&v| f64::from(if precision == Precision::Bf16 { from_bf16(to_bf16(v)) } else { v })).collect()
+}
+
+/// `[m, k] · [k, n]` in f64 from row-major operands, plus `c`.
+fn reference(m: usize, n: usize, k: usize, a: &[f64], b: &[f64], c: &[f32]) -> Vec<f64> {
+    let mut out: Vec<f64> = c.iter().map(|&v| f64::from(v)).collect();
+    for i in 0..m {
+        for p in 0..k {
+            for j in 0..n {
+                out[i * n + j] += a[i * k + p] * b[p * n + j];
+            }
+        }
+    }
+    out
+}
+
+fn transpose(x: &[f32], rows: usize, columns: usize) -> Vec<f32> {
+    (0..rows * columns).map(|i| x[i % rows * columns + i / rows]).collect()
+}
+
+const SHAPES: [(usize, usize, usize); 9] =
+    [(1, 1, 1), (1, 40, 33), (2, 17, 64), (7, 65, 321), (13, 128, 640), (200, 70, 100), (64, 192, 33), (300, 16, 7), (5, 900, 650)];
+
+#[test]
+fn products_equal_f64_reference_in_every_layout() {
+    for (m, n, k) in SHAPES {
+        let (a, b, c) = (values(m * k, 1), values(k * n, 2), values(m * n, 3));
+        for precision in [Precision::F32, Precision::Bf16] {
+            let expected = reference(m, n, k, &rounded(&a, precision), &rounded(&b, precision), &c);
+            let (at, bt) = (transpose(&a, m, k), transpose(&b, k, n));
+            let stride = k.next_multiple_of(2);
+            let mut bits = vec![0u16; m * stride];
+            a.chunks(k).zip(bits.chunks_mut(stride)).for_each(|(x, o)| round_to_bf16(x, &mut o[..k]));
+            let packed = Packed::from_weight(&bt, n, k, precision);
+            let back = Packed::from_weight(&b, k, n, precision).transposed();
+            let lefts: &[Left<'_>] = if precision == Precision::Bf16 {
+                &[Left::F32(View::rows(&a, k)), Left::F32(View::rows(&at, m).t()), Left::Bf16 { data: &bits, stride }]
+            } else {
+                &[Left::F32(View::rows(&a, k)), Left::F32(View::rows(&at, m).t())]
+            };
+            let rights = [
+                Right::Packed(&packed),
+                Right::Packed(&back),
+                Right::F32(View::rows(&b, n), precision),
+                Right::F32(View::rows(&bt, k).t(), precision),
+            ];
+            let mut first: Option<Vec<f32>> = None;
+            for &left in lefts {
+                for &right in &rights {
+                    let mut out = c.clone();
+                    gemm(m, n, k, left, right, &mut out, n, true);
+                    for (o, e) in out.iter().zip(&expected) {
+                        assert!((f64::from(*o) - e).abs() < 1e-6 * (k as f64 + 10.0), "{m} {n} {k} {precision:?}: {o} {e}");
+                    }
+                    assert_eq!(first.get_or_insert_with(|| out.clone()), &out, "layouts differ in bits: {m} {n} {k} {precision:?}");
+                }
+            }
+        }
+        let mut out = c.clone();
+        gemm_serial(m, n, k, View::rows(&a, k), View::rows(&b, n), &mut out, n, true);
+        let expected = reference(m, n, k, &rounded(&a, Precision::F32), &rounded(&b, Precision::F32), &c);
+        assert!(out.iter().zip(&expected).all(|(o, e)| (f64::from(*o) - e).abs() < 1e-6 * (k as f64 + 10.0)));
+    }
+}
+
+#[test]
+fn bits_do_not_depend_on_other_rows_columns_or_threads() {
+    let (m, n, k) = (203, 210, 650);
+    let (a, b) = (values(m * k, 4), values(k * n, 5));
+    for precision in [Precision::F32, Precision::Bf16] {
+        let all = |threads: usize| {
+            let mut c = vec![0.0; m * n];
+            let pool = rayon::ThreadPoolBuilder::new().num_threads(threads).build().unwrap();
+            pool.install(|| gemm(m, n, k, Left::F32(View::rows(&a, k)), Right::F32(View::rows(&b, n), precision), &mut c, n, false));
+            c
+        };
+        let whole = all(1);
+        assert_eq!(whole, all(2));
+        assert_eq!(whole, all(4));
+        for row in [0, 5, 191, 202] {
+            let mut c = vec![0.0; 150];
+            let line = Left::F32(View::rows(&a[row * k..][..k], k));
+            gemm(1, 150, k, line, Right::F32(View::rows(&b, n), precision), &mut c, 150, false);
+            assert_eq!(c, whole[row * n..][..150], "row {row}");
+        }
+    }
+}
+
+#[test]
+fn packed_columns_are_the_weight_rows() {
+    let (rows, columns) = (37, 19);
+    let w = values(rows * columns, 6);
+    for precision in [Precision::F32, Precision::Bf16] {
+        let packed = Packed::from_weight(&w, rows, columns, precision);
+        let mut out = vec![0.0; columns];
+        for r in 0..rows {
+            packed.column(r, &mut out);
+            let expected: Vec<f32> = rounded(&w[r * columns..][..columns], precision).iter().map(|&v| v as f32).collect();
+            assert_eq!(out, expected);
+        }
+        let mut turned = vec![0.0; rows];
+        packed.transposed().column(3, &mut turned);
+        let expected: Vec<f32> = (0..rows).map(|r| rounded(&w[r * columns + 3..][..1], precision)[0] as f32).collect();
+        assert_eq!(turned, expected);
+    }
+}
+
+#[test]
+fn rounding_to_bf16_is_nearest_even_and_keeps_nan_and_infinity() {
+    for x in values(10_000, 7).into_iter().chain([0.0, -0.0, f32::INFINITY, f32::NEG_INFINITY, f32::MAX, f32::MIN_POSITIVE, 1e-45]) {
+        assert_eq!(to_bf16(x), half::bf16::from_f32(x).to_bits(), "{x}");
+    }
+    assert!(from_bf16(to_bf16(f32::NAN)).is_nan());
+}
+
+/// The AVX-512 tile: 6 rows, 64 columns, panels of f32 or of pairs, without AVX-512.
+#[test]
+fn wide_tiles_index_their_operands_like_the_narrow_ones() {
+    let (m, n, k, width) = (11, 50, 30, 64);
+    let (a, b) = (values(m * k, 8), values(k * n, 9));
+    let mut panel = vec![0u32; width * k];
+    let mut c = vec![0.0; m * n];
+    pack_panel(View::rows(&b, n), 0, n, k, width, Precision::F32, &mut panel);
+    let lhs = Lhs::F32 { data: a.as_ptr(), stride: k };
+    let sweep = Sweep { lhs, rows: m, depth: k, panel: panel.as_ptr(), c: c.as_mut_ptr(), c_stride: n, columns: n, accumulate: false };
+    // SAFETY: all operands live and have the sizes named.
+    unsafe { sweep_portable_wide(&sweep) };
+    let expected = reference(m, n, k, &rounded(&a, Precision::F32), &rounded(&b, Precision::F32), &vec![0.0; m * n]);
+    assert!(c.iter().zip(&expected).all(|(o, e)| (f64::from(*o) - e).abs() < 1e-5));
+
+    let mut bits = vec![0u16; m * k];
+    round_to_bf16(&a, &mut bits);
+    panel.fill(0);
+    pack_panel(View::rows(&b, n), 0, n, k, width, Precision::Bf16, &mut panel);
+    let pairs: Vec<u32> = bits.chunks(2).map(|p| u32::from(p[0]) | (u32::from(p[1]) << 16)).collect();
+    let lhs = Lhs::Pairs { data: pairs.as_ptr(), stride: k / 2 };
+    let sweep = Sweep { lhs, rows: m, depth: k / 2, panel: panel.as_ptr(), c: c.as_mut_ptr(), c_stride: n, columns: n, accumulate: false };
+    // SAFETY: as above.
+    unsafe { sweep_portable_wide(&sweep) };
+    let expected = reference(m, n, k, &rounded(&a, Precision::Bf16), &rounded(&b, Precision::Bf16), &vec![0.0; m * n]);
+    assert!(c.iter().zip(&expected).all(|(o, e)| (f64::from(*o) - e).abs() < 1e-5));
+}
+
+/// Processor seconds of this process, all threads: what a shared machine leaves comparable.
+fn cpu_seconds() -> f64 {
+    let stat = std::fs::read_to_string("/proc/self/schedstat").unwrap_or_default();
+    let _ = stat;
+    let mut total = 0.0;
+    for task in std::fs::read_dir("/proc/self/task").unwrap().flatten() {
+        let line = std::fs::read_to_string(task.path().join("schedstat")).unwrap_or_default();
+        total += line.split(' ').next().and_then(|v| v.parse::<f64>().ok()).unwrap_or(0.0) / 1e9;
+    }
+    total
+}
+
+#[test]
+#[ignore = "a measurement, not a check: cargo test --release gemm_speed -- --ignored --nocapture"]
+fn gemm_speed() {
+    for (m, n, k) in
+        [(1024, 576, 576), (1024, 1536, 576), (1024, 576, 1536), (1024, 64, 576), (256, 49152, 576), (576, 64, 1024), (1, 1536, 576)]
+    {
+        let (a, w) = (values(m * k, 1), values(n * k, 2));
+        for precision in [Precision::F32, Precision::Bf16] {
+            let packed = Packed::from_weight(&w, n, k, precision);
+            let mut c = vec![0.0; m * n];
+            let mut time = |f: &mut dyn FnMut(&mut [f32])| {
+                let mut best = f64::MAX;
+                for _ in 0..5 {
+                    let t = cpu_seconds();
+                    f(&mut c);
+                    best = best.min(cpu_seconds() - t);
+                }
+                2.0 * (m * n * k) as f64 / best / 1e9
+            };
+            let frozen = time(&mut |c| gemm(m, n, k, Left::F32(View::rows(&a, k)), Right::Packed(&packed), c, n, false));
+            let trained =
+                time(&mut |c| gemm(m, n, k, Left::F32(View::rows(&a, k)), Right::F32(View::rows(&w, k).t(), precision), c, n, false));
+            let at = transpose(&a, m, k);
+            let turned =
+                time(&mut |c| gemm(m, n, k, Left::F32(View::rows(&at, m).t()), Right::F32(View::rows(&w, n), precision), c, n, true));
+            println!(
+                "{m:>5} x {n:>5} x {k:>5} {precision:?}: packed {frozen:.0}, on the way {trained:.0}, both turned {turned:.0} GFLOP/s"
+            );
+        }
+    }
+}
+
+#[test]
+#[ignore = "a measurement"]
+fn sweep_speed() {
+    for (rows, depth) in [(6, 288), (24, 288), (192, 288), (192, 64)] {
+        let a = values(rows * depth, 1);
+        let panel = vec![Line([0; 16]); depth];
+        let mut c = vec![0.0f32; rows * 16];
+        let lhs = Lhs::F32 { data: a.as_ptr(), stride: depth };
+        let s = Sweep { lhs, rows, depth, panel: panel.as_ptr().cast(), c: c.as_mut_ptr(), c_stride: 16, columns: 16, accumulate: true };
+        let run = kernel(Isa::current());
+        let reps = 200_000_000 / (rows * depth * 16) * 4;
+        let t = cpu_seconds();
+        for _ in 0..reps {
+            unsafe { run(&s) };
+        }
+        let e = cpu_seconds() - t;
+        println!("{rows} rows, depth {depth}: {:.1} GFLOP/s", 2.0 * (rows * depth * 16 * reps) as f64 / e / 1e9);
+    }
+}

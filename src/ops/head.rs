@@ -1,0 +1,142 @@
+//! The output head fused with the cross-entropy: logits exist only for a few rows at a time.
+
+use super::gemm::{Left, Right, View, gemm};
+use super::packed::Packed;
+use super::tape::{Tape, Var, Weight, left};
+use super::tensor::Tensor;
+use super::loss;
+use crate::model::{Gradients, Precision};
+use std::borrow::Cow;
+
+/// Rows of logits that exist at once.
+pub const CHUNK_ROWS: usize = 256;
+
+/// A head's logits: `Σ hiddenᵢ · weightᵢᵀ`.
+pub struct Head<'a, 'm> {
+    /// Hidden states `[tokens, inᵢ]` and weights `[vocab, inᵢ]`.
+    pub products: &'a [(&'a Var, &'m Weight)],
+}
+
+/// What a head made of a batch.
+#[derive(Debug, Clone, Default)]
+pub struct HeadScores {
+    /// Negative log-likelihood of each target in nats, 0 where ignored.
+    pub nll: Vec<f32>,
+    /// Whether the target was the most probable token.
+    pub correct: Vec<bool>,
+}
+
+/// The rows `first ..` of a left operand.
+fn rows_from<'a>(x: &'a Tensor, first: usize, precision: Precision) -> Left<'a> {
+    match left(x, precision) {
+        Left::F32(view) => Left::F32(View { data: &view.data[first * view.row_stride..], ..view }),
+        Left::Bf16 { data, stride } => Left::Bf16 { data: &data[first * stride..], stride },
+    }
+}
+
+impl<'m> Tape<'m> {
+    /// Loss and gradient in one go: returns the summed loss (nats) and the seeds of the backward pass, and adds the head's own
+    /// gradients, all times `scale`.
+    pub fn head_loss(
+        &self,
+        head: &Head<'_, 'm>,
+        targets: &[u32],
+        scale: f32,
+        gradients: &mut Gradients,
+    ) -> (HeadScores, Vec<(usize, Tensor)>) {
+        let (vocab, _) = self.weight_shape(head.products[0].1);
+        let weights: Vec<Cow<'m, Packed>> = head.products.iter().map(|(_, w)| self.packed(w)).collect();
+        let transposed: Vec<Option<Packed>> = head
+            .products
+            .iter()
+            .zip(&weights)
+            .map(|((x, w), packed)| {
+                x.needs_gradient().then(|| match w {
+                    Weight::Frozen(_) => packed.transposed(),
+                    Weight::Trained(index) => {
+                        let p = &self.parameters[*index];
+                        Packed::pack(View::rows(&p.value, p.shape[1]), p.shape[0], p.shape[1], self.precision)
+                    }
+                })
+            })
+            .collect();
+        let mut seeds: Vec<Option<Tensor>> = head
+            .products
+            .iter()
+            .map(|(x, _)| x.needs_gradient().then(|| Tensor::scratch(x.value.rows(), x.value.cols())))
+            .collect();
+        let mut scores = HeadScores { nll: vec![0.0; targets.len()], correct: vec![false; targets.len()] };
+        for first in (0..targets.len()).step_by(CHUNK_ROWS) {
+            let rows = CHUNK_ROWS.min(targets.len() - first);
+            let range = first..first + rows;
+            let mut logits = Tensor::scratch(rows, vocab);
+            self.logits(head, &weights, first, &mut logits, false);
+            let (nll, correct) = (&mut scores.nll[range.clone()], &mut scores.correct[range.clone()]);
+            loss::cross_entropy_gradient(logits.data_mut(), vocab, &targets[range], scale, nll, correct);
+            for (((x, w), seed), back) in head.products.iter().zip(&mut seeds).zip(&transposed) {
+                let width = x.value.cols();
+                if let (Some(seed), Some(back)) = (seed, back) {
+                    let dx = &mut seed.data_mut()[first * width..][..rows * width];
+                    gemm(rows, width, vocab, left(&logits, self.precision), Right::Packed(back), dx, width, false);
+                }
+                if let Weight::Trained(index) = w {
+                    let hidden = match rows_from(&x.value, first, self.precision) {
+                        Left::F32(view) => Right::F32(view, self.precision),
+                        Left::Bf16 { data, stride } => Right::Bf16 { data, stride },
+                    };
+                    gemm(vocab, width, rows, Left::F32(logits.view().t()), hidden, &mut gradients.values[*index], width, true);
+                }
+            }
+        }
+        let seeds = head.products.iter().zip(seeds).filter_map(|((x, _), seed)| Some((x.node?, seed?))).collect();
+        (scores, seeds)
+    }
+
+    /// Scores of several heads that share their first products: head `i` is the sum of the first `products[i]` ones of `head`.
+    /// Nothing is kept.
+    pub fn head_scores(&self, head: &Head<'_, 'm>, prefixes: &[usize], targets: &[u32]) -> Vec<HeadScores> {
+        let (vocab, _) = self.weight_shape(head.products[0].1);
+        let weights: Vec<Cow<'m, Packed>> = head.products.iter().map(|(_, w)| self.packed(w)).collect();
+        let empty = HeadScores { nll: vec![0.0; targets.len()], correct: vec![false; targets.len()] };
+        let mut all = vec![empty; prefixes.len()];
+        for first in (0..targets.len()).step_by(CHUNK_ROWS) {
+            let rows = CHUNK_ROWS.min(targets.len() - first);
+            let range = first..first + rows;
+            let mut logits = Tensor::scratch(rows, vocab);
+            let mut done = 0;
+            for (scores, &prefix) in all.iter_mut().zip(prefixes) {
+                let part = Head { products: &head.products[done..prefix] };
+                self.logits(&part, &weights[done..prefix], first, &mut logits, done > 0);
+                done = prefix;
+                let (nll, correct) = (&mut scores.nll[range.clone()], &mut scores.correct[range.clone()]);
+                loss::cross_entropy(logits.data(), vocab, &targets[range.clone()], nll, correct);
+            }
+        }
+        all
+    }
+
+    /// Logits of one row for each prefix, as in [`Tape::head_scores`].
+    pub fn head_logits(&self, head: &Head<'_, 'm>, prefixes: &[usize], row: usize) -> Vec<Vec<f32>> {
+        let (vocab, _) = self.weight_shape(head.products[0].1);
+        let weights: Vec<Cow<'m, Packed>> = head.products.iter().map(|(_, w)| self.packed(w)).collect();
+        let mut logits = Tensor::scratch(1, vocab);
+        let mut done = 0;
+        prefixes
+            .iter()
+            .map(|&prefix| {
+                let part = Head { products: &head.products[done..prefix] };
+                self.logits(&part, &weights[done..prefix], row, &mut logits, done > 0);
+                done = prefix;
+                logits.data().to_vec()
+            })
+            .collect()
+    }
+
+    fn logits(&self, head: &Head<'_, 'm>, weights: &[Cow<'m, Packed>], first: usize, logits: &mut Tensor, accumulate: bool) {
+        let (rows, vocab) = (logits.rows(), logits.cols());
+        for (i, ((x, _), w)) in head.products.iter().zip(weights).enumerate() {
+            let a = rows_from(&x.value, first, self.precision);
+            gemm(rows, vocab, x.value.cols(), a, Right::Packed(w), logits.data_mut(), vocab, accumulate || i > 0);
+        }
+    }
+}

@@ -1,0 +1,307 @@
+//! The fused operations as the model calls them: forward now, backward on the tape.
+
+use super::attention::{self, Saved, Sequences, Shape};
+use super::gemm::{Left, Right, View, gemm};
+use super::packed::Packed;
+use super::rope::RopeTable;
+use super::tape::{Tape, Var, Vector, Weight, left};
+use super::tensor::Tensor;
+use super::{activation, elementwise, embedding, norm};
+use std::sync::Arc;
+
+/// The part of an input that attention and positions see: shared by all layers of a pass.
+#[derive(Debug, Clone)]
+pub struct Sequence {
+    /// Number of windows.
+    pub batch: usize,
+    /// Tokens a window.
+    pub length: usize,
+    /// Position of each token in its document, `[batch * length]`.
+    pub positions: Vec<u32>,
+    /// First visible key of each query within its window, `[batch * length]`; `None` when all earlier tokens are visible.
+    pub starts: Option<Vec<u32>>,
+}
+
+/// Query heads, key/value heads and their size, of one stream.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Heads {
+    /// Query heads.
+    pub query: usize,
+    /// Key/value heads.
+    pub key_value: usize,
+    /// Values a head.
+    pub dim: usize,
+}
+
+impl<'m> Tape<'m> {
+    /// The values of a norm weight or a bias.
+    fn vector(&self, v: &'m Vector) -> &'m [f32] {
+        match v {
+            Vector::Frozen(values) => values,
+            Vector::Trained(index) => &self.parameters[*index].value,
+        }
+    }
+
+    /// Rows and columns of a weight `[out, in]`.
+    pub(super) fn weight_shape(&self, w: &Weight) -> (usize, usize) {
+        match w {
+            Weight::Frozen(packed) => (packed.n(), packed.k()),
+            Weight::Trained(index) => (self.parameters[*index].shape[0], self.parameters[*index].shape[1]),
+        }
+    }
+
+    /// A weight as the right operand of `x · Wᵀ`.
+    fn right(&self, w: &'m Weight) -> Right<'m> {
+        match w {
+            Weight::Frozen(packed) => Right::Packed(packed),
+            Weight::Trained(index) => {
+                let parameter = &self.parameters[*index];
+                Right::F32(View::rows(&parameter.value, parameter.shape[1]).t(), self.precision)
+            }
+        }
+    }
+
+    /// Rows of a table.
+    ///
+    /// # Shapes
+    /// `[tokens, in]` from a table `[vocab, in]`.
+    pub fn embedding(&mut self, tokens: &[u32], table: &'m Weight) -> Var {
+        let (_, cols) = self.weight_shape(table);
+        let mut out = Tensor::scratch(tokens.len(), cols);
+        match table {
+            Weight::Frozen(packed) => {
+                out.data_mut().chunks_exact_mut(cols).zip(tokens).for_each(|(row, &t)| packed.column(t as usize, row));
+                self.constant(out)
+            }
+            Weight::Trained(index) => {
+                embedding::gather(&self.parameters[*index].value, tokens, cols, out.data_mut());
+                if !self.needs([true]) {
+                    return self.constant(out);
+                }
+                let (index, tokens) = (*index, tokens.to_vec());
+                self.push(out, |node| {
+                    Box::new(move |sink| {
+                        if let Some(dy) = sink.take(node) {
+                            embedding::scatter_add(dy.data(), &tokens, cols, sink.parameter(index));
+                        }
+                    })
+                })
+            }
+        }
+    }
+
+    /// `residual + bias + Σ inputᵢ · weightᵢᵀ`, summed in that order.
+    ///
+    /// # Shapes
+    /// Inputs `[tokens, inᵢ]`, weights `[out, inᵢ]`, bias `[out]`, residual and result `[tokens, out]`.
+    pub fn linear(&mut self, products: &[(&Var, &'m Weight)], bias: Option<&'m Vector>, residual: Option<&Var>) -> Var {
+        let rows = products[0].0.value.rows();
+        let (cols, _) = self.weight_shape(products[0].1);
+        let mut out = match residual {
+            Some(residual) => Tensor::copy_of(&residual.value),
+            None => Tensor::scratch(rows, cols),
+        };
+        for (i, (x, w)) in products.iter().enumerate() {
+            let accumulate = i > 0 || residual.is_some();
+            gemm(rows, cols, x.value.cols(), left(&x.value, self.precision), self.right(w), out.data_mut(), cols, accumulate);
+        }
+        if let Some(bias) = bias {
+            elementwise::add_bias(out.data_mut(), self.vector(bias));
+        }
+        let trained_bias = match bias {
+            Some(Vector::Trained(index)) => Some(*index),
+            _ => None,
+        };
+        let trained = |w: &Weight| matches!(w, Weight::Trained(_));
+        let needed = products.iter().map(|(x, w)| x.node.is_some() || trained(w));
+        if !self.needs(needed.chain([trained_bias.is_some(), residual.is_some_and(|r| r.node.is_some())])) {
+            return self.constant(out);
+        }
+        let saved: Vec<_> = products
+            .iter()
+            .filter(|(x, w)| x.node.is_some() || trained(w))
+            .map(|(x, w)| (x.node, x.value.cols(), *w, trained(w).then(|| self.save(x))))
+            .collect();
+        let (precision, parameters, residual) = (self.precision, self.parameters, residual.and_then(|r| r.node));
+        self.push(out, |node| {
+            Box::new(move |sink| {
+                let Some(dy) = sink.take(node) else { return };
+                for (input, width, weight, saved) in saved {
+                    if let Some(input) = input {
+                        sink.write(input, rows, width, |dx, accumulate| {
+                            let gradient = left(&dy, precision);
+                            match weight {
+                                Weight::Frozen(packed) => {
+                                    gemm(rows, width, cols, gradient, Right::Packed(&packed.transposed()), dx, width, accumulate);
+                                }
+                                Weight::Trained(index) => {
+                                    let view = View::rows(&parameters[*index].value, width);
+                                    gemm(rows, width, cols, gradient, Right::F32(view, precision), dx, width, accumulate);
+                                }
+                            }
+                        });
+                    }
+                    if let (Weight::Trained(index), Some(saved)) = (weight, saved) {
+                        gemm(cols, width, rows, Left::F32(dy.view().t()), saved.right(), sink.parameter(*index), width, true);
+                    }
+                }
+                if let Some(index) = trained_bias {
+                    elementwise::bias_gradient(dy.data(), sink.parameter(index));
+                }
+                if let Some(residual) = residual {
+                    sink.add(residual, dy);
+                }
+            })
+        })
+    }
+
+    /// RMSNorm of every row.
+    ///
+    /// # Shapes
+    /// `x [tokens, n]`, `weight [n]`.
+    pub fn rms_norm(&mut self, x: &Var, weight: &'m Vector, eps: f32) -> Var {
+        let (rows, cols) = (x.value.rows(), x.value.cols());
+        let (mut out, mut inverse) = (Tensor::scratch(rows, cols), vec![0.0; rows]);
+        norm::rms_norm(x.value.data(), self.vector(weight), eps, cols, out.data_mut(), &mut inverse);
+        let index = match weight {
+            Vector::Trained(index) => Some(*index),
+            Vector::Frozen(_) => None,
+        };
+        if !self.needs([x.node.is_some(), index.is_some()]) {
+            return self.constant(out);
+        }
+        let (input, saved, values) = (x.node, x.value.clone(), self.vector(weight));
+        self.push(out, |node| {
+            Box::new(move |sink| {
+                let Some(dy) = sink.take(node) else { return };
+                let mut dweight = index.map(|_| vec![0.0; cols]);
+                let mut back = |dx: &mut [f32]| {
+                    norm::rms_norm_backward(saved.data(), values, &inverse, dy.data(), cols, dx, dweight.as_deref_mut());
+                };
+                match input {
+                    Some(input) => sink.write(input, rows, cols, |dx, accumulate| {
+                        if !accumulate {
+                            dx.fill(0.0);
+                        }
+                        back(dx);
+                    }),
+                    None => back(Tensor::zeros(rows, cols).data_mut()),
+                }
+                if let (Some(index), Some(dweight)) = (index, dweight) {
+                    elementwise::add_assign(sink.parameter(index), &dweight);
+                }
+            })
+        })
+    }
+
+    /// Rotary position embedding.
+    ///
+    /// # Shapes
+    /// `x [tokens, heads * head_dim]`.
+    pub fn rope(&mut self, x: Var, table: &'m RopeTable, sequence: &Arc<Sequence>) -> Var {
+        let input = x.node;
+        let mut out = x.into_tensor();
+        table.apply(out.data_mut(), &sequence.positions);
+        if !self.needs([input.is_some()]) {
+            return self.constant(out);
+        }
+        let sequence = sequence.clone();
+        self.push(out, |node| {
+            Box::new(move |sink| {
+                if let (Some(mut dy), Some(input)) = (sink.take(node), input) {
+                    table.apply_backward(dy.data_mut(), &sequence.positions);
+                    sink.add(input, dy);
+                }
+            })
+        })
+    }
+
+    /// Causal grouped-query attention inside each window.
+    ///
+    /// # Shapes
+    /// `q [tokens, query * dim]`, `k`, `v [tokens, key_value * dim]`, result as `q`.
+    pub fn attention(&mut self, q: Var, k: Var, v: Var, heads: Heads, sequence: &Arc<Sequence>) -> Var {
+        let shape = Shape {
+            batch: sequence.batch,
+            query_len: sequence.length,
+            past: 0,
+            heads: heads.query,
+            kv_heads: heads.key_value,
+            head_dim: heads.dim,
+        };
+        let rows = sequence.batch * sequence.length;
+        let recorded = self.needs([&q, &k, &v].map(|x| x.node.is_some()));
+        let mut out = Tensor::scratch(rows, heads.query * heads.dim);
+        let mut lse = vec![0.0; if recorded { rows * heads.query } else { 0 }];
+        let width = heads.key_value * heads.dim;
+        let (keys, values) = [&k, &v].map(|x| Sequences::packed(x.value.data(), sequence.length, width)).into();
+        let starts = sequence.starts.as_deref();
+        attention::forward(&shape, q.value.data(), keys, values, starts, out.data_mut(), recorded.then_some(&mut lse));
+        if !recorded {
+            return self.constant(out);
+        }
+        let out = Arc::new(out);
+        let (saved, sequence, output) = ((q, k, v), sequence.clone(), out.clone());
+        let var = self.push(Tensor::default(), |node| {
+            Box::new(move |sink| {
+                let Some(dy) = sink.take(node) else { return };
+                let (q, k, v) = saved;
+                let [mut dq, mut dk, mut dv] = [&q, &k, &v].map(|x| Tensor::scratch(rows, x.value.cols()));
+                let (keys, values) = [&k, &v].map(|x| Sequences::packed(x.value.data(), sequence.length, width)).into();
+                let saved = Saved {
+                    q: q.value.data(),
+                    k: keys,
+                    v: values,
+                    starts: sequence.starts.as_deref(),
+                    out: output.data(),
+                    lse: &lse,
+                };
+                attention::backward(&shape, saved, dy.data(), dq.data_mut(), dk.data_mut(), dv.data_mut(), false);
+                for (var, gradient) in [(q, dq), (k, dk), (v, dv)] {
+                    if let Some(input) = var.node {
+                        sink.add(input, gradient);
+                    }
+                }
+            })
+        });
+        Var { value: out, node: var.node }
+    }
+
+    /// `silu(gate) ∘ up`.
+    ///
+    /// # Shapes
+    /// All `[tokens, intermediate]`.
+    pub fn swiglu(&mut self, gate: Var, up: Var) -> Var {
+        let (rows, cols) = (gate.value.rows(), gate.value.cols());
+        let mut out = Tensor::scratch(rows, cols);
+        activation::swiglu(gate.value.data(), up.value.data(), out.data_mut());
+        if !self.needs([gate.node.is_some(), up.node.is_some()]) {
+            return self.constant(out);
+        }
+        self.push(out, |node| {
+            Box::new(move |sink| {
+                let Some(dy) = sink.take(node) else { return };
+                let (gate_node, up_node) = (gate.node, up.node);
+                // The saved activations are not needed again: they become their own gradients.
+                let (mut gate, mut up) = (gate.into_tensor(), up.into_tensor());
+                activation::swiglu_backward_in_place(gate.data_mut(), up.data_mut(), dy.data());
+                for (node, gradient) in [(gate_node, gate), (up_node, up)] {
+                    if let Some(node) = node {
+                        sink.add(node, gradient);
+                    }
+                }
+            })
+        })
+    }
+
+    /// A weight as a packed right operand of `x · Wᵀ`, packed now where it is trained: for products that are cut into chunks of rows.
+    pub(super) fn packed(&self, w: &'m Weight) -> std::borrow::Cow<'m, Packed> {
+        match w {
+            Weight::Frozen(packed) => std::borrow::Cow::Borrowed(packed),
+            Weight::Trained(index) => {
+                let p = &self.parameters[*index];
+                std::borrow::Cow::Owned(Packed::from_weight(&p.value, p.shape[0], p.shape[1], self.precision))
+            }
+        }
+    }
+}

@@ -1,0 +1,128 @@
+//! Activations: f32 matrices whose memory is used again, and their bf16 copies.
+
+use super::gemm::{Left, View};
+use super::packed::round_to_bf16;
+use std::collections::HashMap;
+use std::sync::{Arc, Mutex, OnceLock};
+
+/// Buffers of finished activations by length, so that a training step does not ask the system for its memory anew.
+static FREE: Mutex<Option<HashMap<usize, Vec<Vec<f32>>>>> = Mutex::new(None);
+
+/// Shorter buffers are left to the allocator.
+const SMALLEST_KEPT: usize = 1 << 14;
+
+/// Gives the memory of finished activations back to the system.
+pub fn release_memory() {
+    if let Ok(mut free) = FREE.lock() {
+        *free = None;
+    }
+}
+
+/// A row-major matrix of activations.
+#[derive(Debug, Default)]
+pub struct Tensor {
+    rows: usize,
+    cols: usize,
+    data: Vec<f32>,
+    bf16: OnceLock<Arc<Bf16>>,
+}
+
+/// A matrix rounded to bf16, rows padded to an even length with zeros.
+#[derive(Debug)]
+pub struct Bf16 {
+    stride: usize,
+    data: Vec<u16>,
+}
+
+impl Bf16 {
+    /// The matrix as a left operand.
+    pub fn left(&self) -> Left<'_> {
+        Left::Bf16 { data: &self.data, stride: self.stride }
+    }
+
+    /// The values, [`Bf16::stride`] a row.
+    pub fn data(&self) -> &[u16] {
+        &self.data
+    }
+
+    /// Values from one row to the next.
+    pub fn stride(&self) -> usize {
+        self.stride
+    }
+}
+
+impl Tensor {
+    /// A matrix whose values are whatever they were: to be overwritten.
+    pub fn scratch(rows: usize, cols: usize) -> Self {
+        let len = rows * cols;
+        let found = match FREE.lock() {
+            Ok(mut free) if len >= SMALLEST_KEPT => free.as_mut().and_then(|f| f.get_mut(&len)).and_then(Vec::pop),
+            _ => None,
+        };
+        Self { rows, cols, data: found.unwrap_or_else(|| vec![0.0; len]), bf16: OnceLock::new() }
+    }
+
+    /// A matrix of zeros.
+    pub fn zeros(rows: usize, cols: usize) -> Self {
+        let mut tensor = Self::scratch(rows, cols);
+        tensor.data.fill(0.0);
+        tensor
+    }
+
+    /// A copy.
+    pub fn copy_of(other: &Self) -> Self {
+        let mut tensor = Self::scratch(other.rows, other.cols);
+        tensor.data.copy_from_slice(&other.data);
+        tensor
+    }
+
+    /// Number of rows (tokens).
+    pub fn rows(&self) -> usize {
+        self.rows
+    }
+
+    /// Number of columns (features).
+    pub fn cols(&self) -> usize {
+        self.cols
+    }
+
+    /// The values, row-major.
+    pub fn data(&self) -> &[f32] {
+        &self.data
+    }
+
+    /// The values, row-major. Forgets the bf16 copy.
+    pub fn data_mut(&mut self) -> &mut [f32] {
+        self.bf16 = OnceLock::new();
+        &mut self.data
+    }
+
+    /// The matrix as a view.
+    pub fn view(&self) -> View<'_> {
+        View::rows(&self.data, self.cols)
+    }
+
+    /// The matrix rounded to bf16, made once.
+    pub fn bf16(&self) -> &Arc<Bf16> {
+        self.bf16.get_or_init(|| {
+            let stride = self.cols.next_multiple_of(2);
+            let mut data = vec![0u16; self.rows * stride];
+            if stride == self.cols {
+                round_to_bf16(&self.data, &mut data);
+            } else {
+                self.data.chunks(self.cols).zip(data.chunks_mut(stride)).for_each(|(x, o)| round_to_bf16(x, &mut o[..self.cols]));
+            }
+            Arc::new(Bf16 { stride, data })
+        })
+    }
+}
+
+impl Drop for Tensor {
+    fn drop(&mut self) {
+        if self.data.len() >= SMALLEST_KEPT
+            && let Ok(mut free) = FREE.lock()
+        {
+            free.get_or_insert_default().entry(self.data.len()).or_default().push(std::mem::take(&mut self.data));
+        }
+    }
+}
