@@ -316,3 +316,7 @@ pub fn load(folder: impl AsRef<Path>, config: &crate::checkpoint::Config, base_s
     }
     Ok(Expansion { manifest, parameters })
 }
+
+#[cfg(test)]
+#[path = "file_tests.rs"]
+mod tests;
