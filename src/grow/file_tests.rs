@@ -83,7 +83,9 @@ fn the_safetensors_crate_reads_what_we_write() {
         let values: Vec<f32> = view.data().as_chunks::<4>().0.iter().map(|b| f32::from_le_bytes(*b)).collect();
         assert_eq!((view.shape(), values), (&p.shape[..], p.value.clone()));
     }
-    assert_eq!(load_metadata(&path).unwrap()["k"], "v");
+    let (listed, metadata) = list_parameters(&path).unwrap();
+    assert_eq!(listed, layout::expansion_parameters(&config(), &growth()));
+    assert_eq!(metadata["k"], "v");
 }
 
 #[test]

@@ -42,6 +42,30 @@ impl Sizes {
         }
     }
 
+    /// The sizes asked for, completed with [`Sizes::suggested`]; of the two head counts the one that is given decides the other.
+    /// They are not checked.
+    pub fn complete(
+        config: &Config,
+        hidden_size: Option<usize>,
+        num_attention_heads: Option<usize>,
+        num_key_value_heads: Option<usize>,
+        intermediate_size: Option<usize>,
+    ) -> Self {
+        let suggested = Self::suggested(config);
+        let (num_attention_heads, num_key_value_heads) = match (num_attention_heads, num_key_value_heads) {
+            (Some(query), Some(key_value)) => (query, key_value),
+            (Some(query), None) => (query, query / group(config)),
+            (None, Some(key_value)) => (key_value.saturating_mul(group(config)), key_value),
+            (None, None) => (suggested.num_attention_heads, suggested.num_key_value_heads),
+        };
+        Self {
+            hidden_size: hidden_size.unwrap_or(suggested.hidden_size),
+            num_attention_heads,
+            num_key_value_heads,
+            intermediate_size: intermediate_size.unwrap_or(suggested.intermediate_size),
+        }
+    }
+
     /// Checks the sizes against a base.
     ///
     /// Each is at least 1 and at most the base's own: `E_up` takes its columns from the base's main directions, of which there are `hidden_size`,
@@ -302,6 +326,20 @@ mod tests {
             config.num_key_value_heads = key_value;
             Sizes::suggested(&config).validate(&config).unwrap();
         }
+    }
+
+    #[test]
+    fn one_head_count_decides_the_other() {
+        let heads = |query, key_value| {
+            let sizes = Sizes::complete(&smol(), None, query, key_value, None);
+            (sizes.num_attention_heads, sizes.num_key_value_heads)
+        };
+        assert_eq!(heads(Some(6), None), (6, 2));
+        assert_eq!(heads(None, Some(3)), (9, 3));
+        assert_eq!(heads(Some(4), Some(2)), (4, 2));
+        assert_eq!(Sizes::complete(&smol(), None, None, None, None), Sizes::suggested(&smol()));
+        assert!(Sizes::complete(&smol(), None, Some(4), None, None).validate(&smol()).is_err());
+        assert!(Sizes::complete(&smol(), None, None, Some(usize::MAX), None).validate(&smol()).is_err());
     }
 
     #[test]
