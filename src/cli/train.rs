@@ -68,7 +68,8 @@ pub fn run(args: Args) -> Result<()> {
     display.borrow().finish();
     let summary = result?;
     if args.json {
-        let text = serde_json::to_string(&summary).map_err(|error| Error::usage(format!("the summary cannot be written as JSON: {error}")))?;
+        let text =
+            serde_json::to_string(&summary).map_err(|error| Error::usage(format!("the summary cannot be written as JSON: {error}")))?;
         super::print(text)
     } else {
         super::print(text_summary(&summary))
