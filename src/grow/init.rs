@@ -16,6 +16,7 @@ use crate::grow::initialisation::{Initial, Initialisation};
 use crate::grow::layout::{self, Expected};
 use crate::grow::sizes::Growth;
 use crate::grow::spectrum;
+use crate::model::build::{added_shape, projection_shape};
 use crate::model::{Block, Parameter};
 
 /// Standard deviation of random values.
@@ -98,11 +99,11 @@ fn widened_projection(
 ) -> Result<[(String, Vec<f32>); 2]> {
     let config = base.config();
     let module = names::projection(layer, projection);
-    let [rows, columns] = layout::base_shape(config, projection);
+    let [rows, columns] = projection_shape(config, projection);
     let blocks = [(Block::BaseToExpansion, init.base_to_expansion), (Block::ExpansionToExpansion, init.expansion_to_expansion)];
     let top = if blocks.iter().any(|&(_, kind)| kind == Initial::Svd) {
         let name = names::weight(&module);
-        let count = layout::expansion_shape(config, &growth.sizes, projection)[0];
+        let count = added_shape(config, &growth.sizes, projection)[0];
         spectrum::scaled_right_vectors(&base.tensor(&name, &[rows, columns])?, rows, columns, count).map_err(|error| about(&name, error))?
     } else {
         Vec::new()

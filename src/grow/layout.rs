@@ -5,6 +5,7 @@ use crate::checkpoint::names::{self, Projection};
 use crate::error::{Error, Result};
 use crate::grow::sizes::{Growth, Module, Sizes};
 use crate::model::Block;
+use crate::model::build::{self, added_shape, projection_shape};
 
 /// A parameter that a model of this kind must have.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -18,10 +19,6 @@ pub struct Expected {
 }
 
 impl Expected {
-    fn new(module: &str, block: Block, shape: &[usize]) -> Self {
-        Self { name: names::block_weight(module, block), block, shape: shape.to_vec() }
-    }
-
     /// Number of values.
     ///
     /// # Errors
@@ -31,35 +28,9 @@ impl Expected {
     }
 }
 
-/// `[out, in]` of a projection of the base.
-pub fn base_shape(config: &Config, projection: Projection) -> [usize; 2] {
-    let (hidden, ffn) = (config.hidden_size, config.intermediate_size);
-    let heads = |count: usize| count.saturating_mul(config.head_dim);
-    match projection {
-        Projection::Q => [heads(config.num_attention_heads), hidden],
-        Projection::K | Projection::V => [heads(config.num_key_value_heads), hidden],
-        Projection::O => [hidden, heads(config.num_attention_heads)],
-        Projection::Gate | Projection::Up => [ffn, hidden],
-        Projection::Down => [hidden, ffn],
-    }
-}
-
-/// `[out, in]` that a projection of the expansion adds: the shape of its W22.
-pub fn expansion_shape(config: &Config, sizes: &Sizes, projection: Projection) -> [usize; 2] {
-    let (hidden, ffn) = (sizes.hidden_size, sizes.intermediate_size);
-    let heads = |count: usize| count.saturating_mul(config.head_dim);
-    match projection {
-        Projection::Q => [heads(sizes.num_attention_heads), hidden],
-        Projection::K | Projection::V => [heads(sizes.num_key_value_heads), hidden],
-        Projection::O => [hidden, heads(sizes.num_attention_heads)],
-        Projection::Gate | Projection::Up => [ffn, hidden],
-        Projection::Down => [hidden, ffn],
-    }
-}
-
 /// `[out, in]` of one block of a widened projection.
 pub fn block_shape(config: &Config, sizes: &Sizes, projection: Projection, block: Block) -> [usize; 2] {
-    let (base, expansion) = (base_shape(config, projection), expansion_shape(config, sizes, projection));
+    let (base, expansion) = (projection_shape(config, projection), added_shape(config, sizes, projection));
     match block {
         Block::ExpansionToBase => [base[0], expansion[1]],
         Block::BaseToExpansion => [expansion[0], base[1]],
@@ -68,66 +39,52 @@ pub fn block_shape(config: &Config, sizes: &Sizes, projection: Projection, block
     }
 }
 
-/// The blocks of a projection that hold parameters: W12 (where it is trained), W21, W22.
+/// The blocks of a projection that hold parameters: W21, W22, and W12 where it is trained.
 pub fn widened_blocks(growth: &Growth, layer: usize, projection: Projection) -> Vec<Block> {
     let mut blocks = vec![Block::BaseToExpansion, Block::ExpansionToExpansion];
     if growth.placement.trains(layer, projection.module()) {
-        blocks.insert(0, Block::ExpansionToBase);
+        blocks.push(Block::ExpansionToBase);
     }
     blocks
 }
 
-/// Every parameter of an expansion, in the order of the forward pass.
+/// Every parameter of an expansion, in the order of a widened [`crate::model::Model`]'s.
 ///
 /// # Paper
 /// Section 3.1; an expansion has no biases (docs/decisions/0003).
 pub fn expansion_parameters(config: &Config, growth: &Growth) -> Vec<Expected> {
-    let sizes = &growth.sizes;
-    let hidden = sizes.hidden_size;
-    let mut all = vec![Expected::new(names::EMBED_TOKENS, Block::ExpansionEmbedding, &[config.vocab_size, hidden])];
-    for layer in 0..config.num_hidden_layers {
-        for projection in Projection::ALL {
-            match projection {
-                Projection::Q => all.push(Expected::new(&names::input_layernorm(layer), Block::ExpansionNorm, &[hidden])),
-                Projection::Gate => all.push(Expected::new(&names::post_attention_layernorm(layer), Block::ExpansionNorm, &[hidden])),
-                _ => {}
-            }
-            let module = names::projection(layer, projection);
-            for block in widened_blocks(growth, layer, projection) {
-                all.push(Expected::new(&module, block, &block_shape(config, sizes, projection, block)));
-            }
-        }
-    }
-    all.push(Expected::new(names::NORM, Block::ExpansionNorm, &[hidden]));
-    all.push(Expected::new(names::LM_HEAD, Block::ExpansionHead, &[config.vocab_size, hidden]));
-    all
+    build::expansion_parameters(config, growth).into_iter().map(|(name, block, shape)| Expected { name, block, shape }).collect()
 }
 
-/// Every parameter of the base itself, in the order of the forward pass: what the method `full` trains.
+/// Every parameter of the base itself, in the order of a [`crate::model::Model`] whose base is trained: what the method `full` trains.
 pub fn base_parameters(config: &Config) -> Vec<Expected> {
     let hidden = config.hidden_size;
-    let mut all = vec![Expected::new(names::EMBED_TOKENS, Block::Base, &[config.vocab_size, hidden])];
+    let base = |module: &str, shape: &[usize]| Expected { name: names::weight(module), block: Block::Base, shape: shape.to_vec() };
+    let mut all = vec![base(names::EMBED_TOKENS, &[config.vocab_size, hidden])];
     for layer in 0..config.num_hidden_layers {
+        all.push(base(&names::input_layernorm(layer), &[hidden]));
+        all.push(base(&names::post_attention_layernorm(layer), &[hidden]));
         for projection in Projection::ALL {
-            match projection {
-                Projection::Q => all.push(Expected::new(&names::input_layernorm(layer), Block::Base, &[hidden])),
-                Projection::Gate => all.push(Expected::new(&names::post_attention_layernorm(layer), Block::Base, &[hidden])),
-                _ => {}
-            }
             let module = names::projection(layer, projection);
-            let shape = base_shape(config, projection);
-            all.push(Expected::new(&module, Block::Base, &shape));
-            let biased = if projection.module() == Module::Attention { config.attention_bias } else { config.mlp_bias };
-            if biased {
+            let shape = projection_shape(config, projection);
+            all.push(base(&module, &shape));
+            if has_bias(config, projection) {
                 all.push(Expected { name: names::bias(&module), block: Block::Base, shape: vec![shape[0]] });
             }
         }
     }
-    all.push(Expected::new(names::NORM, Block::Base, &[hidden]));
+    all.push(base(names::NORM, &[hidden]));
     if !config.tie_word_embeddings {
-        all.push(Expected::new(names::LM_HEAD, Block::Base, &[config.vocab_size, hidden]));
+        all.push(base(names::LM_HEAD, &[config.vocab_size, hidden]));
     }
     all
+}
+
+fn has_bias(config: &Config, projection: Projection) -> bool {
+    match projection.module() {
+        Module::Attention => config.attention_bias,
+        Module::Ffn => config.mlp_bias,
+    }
 }
 
 /// Number of parameters of an expansion.

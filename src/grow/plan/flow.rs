@@ -5,6 +5,7 @@ use crate::checkpoint::names::Projection;
 use crate::grow::layout;
 use crate::grow::sizes::{Growth, Module};
 use crate::model::Block;
+use crate::model::build::projection_shape;
 
 /// One matrix product of a layer, for one token.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -66,7 +67,7 @@ pub(super) fn layers(config: &Config, growth: Option<&Growth>) -> Vec<Layer> {
             };
             let mut products = Vec::new();
             for projection in Projection::ALL {
-                let [out, width] = layout::base_shape(config, projection);
+                let [out, width] = projection_shape(config, projection);
                 let live_input = base_live(projection);
                 products.push(Product { block: Block::Base, values: (out * width) as u64, trained: full, live_input });
                 let Some(growth) = growth else { continue };
