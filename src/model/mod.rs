@@ -5,6 +5,8 @@ mod cache;
 mod layer;
 pub mod parameter;
 mod precision;
+#[cfg(test)]
+mod tests;
 
 use crate::checkpoint::Config;
 use crate::data::batch::{Batch, IGNORE};

@@ -7,6 +7,8 @@ mod compare;
 mod overrides;
 mod read;
 mod section;
+#[cfg(test)]
+mod tests;
 mod write;
 
 use std::path::{Path, PathBuf};
@@ -176,8 +178,14 @@ impl Recipe {
     /// Fills in what depends on the base: added sizes (about an eighth of the base where none are given), and where W12 is trained.
     ///
     /// # Errors
-    /// [`Error::Usage`] where the sizes do not fit the base, with sizes that would.
+    /// [`Error::Usage`] where windows are longer than the base's context, or the sizes do not fit it, with sizes that would.
     pub fn resolve(mut self, config: &Config) -> Result<Self> {
+        for (key, length) in [("data.sequence_length", self.data.stream.sequence_length), ("eval.window", self.eval.window)] {
+            let context = config.max_position_embeddings;
+            if length > context {
+                return Err(Error::usage(format!("{key}: {length} tokens are more than the model's context of {context} (max_position_embeddings)")));
+            }
+        }
         if let Some(growth) = self.growth(config)? {
             let method = &mut self.method;
             method.hidden_size = Some(growth.sizes.hidden_size);
