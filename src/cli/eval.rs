@@ -3,7 +3,7 @@
 use std::path::{Path, PathBuf};
 
 use treering::checkpoint::BaseCheckpoint;
-use treering::data::{HeldOut, HeldOutConfig, Progress, WindowConfig};
+use treering::data::{Encoder, HeldOut, HeldOutConfig, Progress, WindowConfig};
 use treering::eval::{Evaluation, Reference, check_windows, leading_token, perplexity};
 use treering::model::{Model, Precision};
 use treering::{Error, Result};
@@ -96,6 +96,7 @@ fn evaluate(args: &Args, display: &mut Display) -> Result<Evaluation> {
         (Some(base), true) => Reference::Model(base),
         (None, true) => Reference::Preservation,
     };
+    let encoder = Encoder::new(tokenizer)?;
     let temporary;
     let cache = match (&args.token_cache, step) {
         (Some(folder), _) => folder.as_path(),
@@ -111,7 +112,7 @@ fn evaluate(args: &Args, display: &mut Display) -> Result<Evaluation> {
             display.phase_to("reading", progress.bytes_done, progress.bytes_total, &progress.corpus);
             Ok(())
         };
-        let corpus = HeldOut::open(config, Path::new(""), cache, &tokenizer, &mut on_tokens)?;
+        let corpus = HeldOut::open(config, Path::new(""), cache, &encoder, &mut on_tokens)?;
         let total = corpus.tokens();
         let name = corpus.name().to_owned();
         corpora.push(perplexity(&model, &corpus, windows, reference, &mut |tokens| {

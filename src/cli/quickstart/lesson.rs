@@ -2,12 +2,11 @@
 
 use std::cell::RefCell;
 use std::path::Path;
-use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 
 use treering::checkpoint::BaseCheckpoint;
 use treering::data::biography::QuestionSet;
-use treering::data::{Progress, TrainStream};
+use treering::data::{Encode, Encoder, Progress, TrainStream};
 use treering::eval::{Question, QuestionResult, leading_token, questions};
 use treering::grow::file::BaseReference;
 use treering::model::{Model, Parameter};
@@ -19,7 +18,6 @@ use treering::{Error, Result};
 
 use super::world::{SEQUENCE_LENGTH, World};
 use crate::cli::progress::Display;
-use crate::cli::train::stop_on_signals;
 
 /// Rows of a batch of questions.
 const ROWS: usize = 32;
@@ -58,19 +56,20 @@ impl<'a> Lesson<'a> {
     }
 
     /// Trains to the end.
-    pub fn give(mut self, display: &RefCell<Display>) -> Result<Self> {
-        let stop: Arc<AtomicBool> = stop_on_signals()?;
+    pub fn give(mut self, display: &RefCell<Display>, stop: &AtomicBool) -> Result<Self> {
         let check_stop = || if stop.load(Ordering::Relaxed) { Err(Error::Interrupted("the quickstart; remove its folder to start again".into())) } else { Ok(()) };
         let recipe = Recipe::load(self.world.recipe(self.name), &[])?;
         let base = BaseCheckpoint::open(&recipe.model.path)?;
         let recipe = recipe.resolve(base.config())?;
         let tokenizer = base.tokenizer()?;
+        let leading = leading_token(&tokenizer)?;
+        let encoder = Encoder::new(tokenizer)?;
         let mut on_tokens = |_: &Progress| check_stop();
         let cache = self.world.out.join("runs").join("token-cache");
-        let stream = TrainStream::new(&recipe.data.stream, Path::new(""), &cache, &tokenizer, recipe.train.seed, &mut on_tokens)?;
-        let suite = Suite::open(&recipe, &base, &tokenizer, leading_token(&tokenizer)?, &cache, &mut on_tokens)?;
+        let stream = TrainStream::new(&recipe.data.stream, Path::new(""), &cache, &encoder, recipe.train.seed, &mut on_tokens)?;
+        let suite = Suite::open(&recipe, &base, &encoder, leading, &cache, &mut on_tokens)?;
         let asked = [self.world.old.clone(), self.world.new.clone()].map(|range| -> Result<Vec<Question>> {
-            let set = QuestionSet::new(&self.world.people, range, &tokenizer, SEQUENCE_LENGTH)?;
+            let set = QuestionSet::new(&self.world.people, range, &encoder, SEQUENCE_LENGTH)?;
             let split = |q: &treering::data::biography::Question| {
                 let (prompt, answer) = q.tokens.split_at(q.answer_start);
                 Question { prompt: prompt.to_vec(), answer: answer.to_vec() }
@@ -85,7 +84,7 @@ impl<'a> Lesson<'a> {
         let model = build::start(&recipe, &base, &|_, _| {})?;
         let steps = recipe.train.schedule.steps;
         let reference = BaseReference { path: recipe.model.path.clone(), sha256: base.sha256()? };
-        let mut trainer = Trainer::new(recipe, model, stream, folder, reference, tokenizer.sha256()?, None)?;
+        let mut trainer = Trainer::new(recipe, model, stream, folder, reference, encoder.fingerprint(), None)?;
         display.borrow_mut().training(0, steps);
         let answers = &mut self.answers;
         let evaluate = |model: &Model, step: u64| {
@@ -108,7 +107,7 @@ impl<'a> Lesson<'a> {
                 display.borrow_mut().step(record);
             }
         });
-        self.outcome = Some(trainer.run(&mut Hooks { stop: &stop, evaluate: Some(evaluate), on_record })?);
+        self.outcome = Some(trainer.run(&mut Hooks { stop, evaluate: Some(evaluate), on_record })?);
         self.trainer = Some(trainer);
         Ok(self)
     }

@@ -14,6 +14,7 @@ use treering::{Error, Result};
 
 use super::compare::write;
 use super::progress::Display;
+use super::train::stop_on_signals;
 use lesson::Lesson;
 use world::World;
 
@@ -52,9 +53,10 @@ pub fn run(args: Args) -> Result<()> {
     let display = std::cell::RefCell::new(Display::new(args.verbose));
     let say = |text: &str| if args.json { Ok(()) } else { super::print(text) };
 
+    let stop = stop_on_signals()?;
     let world = World::create(&args)?;
     say(&world.introduction())?;
-    let base = Lesson::new("base", &world).give(&display);
+    let base = Lesson::new("base", &world).give(&display, &stop);
     display.borrow().finish();
     let base = base?;
     world.save_base(&base)?;
@@ -63,7 +65,7 @@ pub fn run(args: Args) -> Result<()> {
     let mut lessons = Vec::new();
     for method in ["scale-preserve", "full"] {
         let display = std::cell::RefCell::new(Display::new(args.verbose));
-        let lesson = Lesson::new(method, &world).give(&display);
+        let lesson = Lesson::new(method, &world).give(&display, &stop);
         display.borrow().finish();
         lessons.push(lesson?);
     }
