@@ -68,7 +68,8 @@ pub fn run(args: Args) -> Result<()> {
     display.borrow().finish();
     let summary = result?;
     if args.json {
-        let text = serde_json::to_string(&summary).map_err(|error| Error::usage(format!("the summary cannot be written as JSON: {error}")))?;
+        let text =
+            serde_json::to_string(&summary).map_err(|error| Error::usage(format!("the summary cannot be written as JSON: {error}")))?;
         super::print(text)
     } else {
         super::print(text_summary(&summary))
@@ -166,7 +167,7 @@ fn token_cache(out: &Path) -> PathBuf {
 }
 
 /// A flag that the first Ctrl-C (or SIGTERM) raises; the second one quits at once.
-fn stop_on_signals() -> Result<Arc<AtomicBool>> {
+pub fn stop_on_signals() -> Result<Arc<AtomicBool>> {
     let stop = Arc::new(AtomicBool::new(false));
     for signal in [signal_hook::consts::SIGINT, signal_hook::consts::SIGTERM] {
         // In this order: the shutdown looks at the flag before the second line raises it.
