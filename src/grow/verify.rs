@@ -66,7 +66,9 @@ pub fn windows(vocab_size: usize, text: &[u32], batch_size: usize, sequence_leng
     let taken = text.len().min(sequence_length).min(tokens.len());
     tokens[..taken].copy_from_slice(&text[..taken]);
     let mut targets = tokens.clone();
-    targets.rotate_left(usize::from(!targets.is_empty()));
+    if !targets.is_empty() {
+        targets.rotate_left(1);
+    }
     targets.iter_mut().skip(sequence_length.saturating_sub(1)).step_by(sequence_length.max(1)).for_each(|t| *t = IGNORE);
     Batch { batch_size, sequence_length, tokens, targets, document_starts: None }
 }
