@@ -200,10 +200,7 @@ fn bar(what: &'static str, total: u64) -> ProgressBar {
 
 fn text(report: &Report, base: &BaseCheckpoint) -> String {
     let Manifest { growth, init, seed, base: reference, .. } = &report.manifest;
-    let mut rows = vec![
-        ("base", reference.path.display().to_string()),
-        ("SHA-256", reference.sha256.clone()),
-    ];
+    let mut rows = vec![("base", reference.path.display().to_string()), ("SHA-256", reference.sha256.clone())];
     rows.extend(describe(growth, base.config()));
     rows.push(("init", format!("base_to_expansion,expansion_to_expansion = {init}; seed {seed}")));
     rows.push(("written", format!("{} in {:.1} s", bytes(report.bytes), report.seconds)));

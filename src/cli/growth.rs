@@ -32,8 +32,7 @@ pub struct GrowthArgs {
 impl GrowthArgs {
     /// The growth asked for: Preserve unless a placement is given.
     pub fn growth(&self, config: &Config) -> Result<Growth> {
-        let sizes =
-            Sizes::complete(config, self.hidden_size, self.num_attention_heads, self.num_key_value_heads, self.intermediate_size);
+        let sizes = Sizes::complete(config, self.hidden_size, self.num_attention_heads, self.num_key_value_heads, self.intermediate_size);
         let placement = if self.has_placement() { self.adapt(config) } else { Placement::preserve(config) };
         let growth = Growth { sizes, placement };
         growth.validate(config)?;
@@ -89,7 +88,9 @@ pub fn describe(growth: &Growth, config: &Config) -> [(&'static str, String); 2]
     [
         (
             "added",
-            format!("hidden {hidden_size}, heads {num_attention_heads} on {num_key_value_heads} key/value heads, feed-forward {intermediate_size}"),
+            format!(
+                "hidden {hidden_size}, heads {num_attention_heads} on {num_key_value_heads} key/value heads, feed-forward {intermediate_size}"
+            ),
         ),
         ("expansion to base", placement),
     ]

@@ -4,6 +4,7 @@ use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 
 use serde::Serialize;
+use treering::Result;
 use treering::checkpoint::{BaseCheckpoint, Config};
 use treering::grow::file::{self, EXPANSION_FILE, MANIFEST_FILE, Manifest};
 use treering::model::Block;
@@ -11,7 +12,6 @@ use treering::recipe::Recipe;
 use treering::report::{Align, Table};
 use treering::train::RunFolder;
 use treering::train::checkpoint::{STATE_FILE, TRAINED_FILE, load_state};
-use treering::Result;
 
 use super::growth::{bytes, describe, grouped, json, listing};
 
@@ -288,11 +288,7 @@ fn checkpoint_text(report: &CheckpointReport) -> String {
 }
 
 fn run_text(report: &RunReport) -> String {
-    let rows = vec![
-        ("method", report.method.to_string()),
-        ("model", report.model.display().to_string()),
-        ("steps", grouped(report.steps)),
-    ];
+    let rows = vec![("method", report.method.to_string()), ("model", report.model.display().to_string()), ("steps", grouped(report.steps))];
     let mut out = listing("run", report.path.display().to_string(), rows);
     let Some(last) = report.checkpoints.last() else { return format!("{out}\nNo checkpoint yet.") };
     let mut table = Table::new([("checkpoint", Align::Left), ("step", Align::Right), ("tokens", Align::Right), ("seconds", Align::Right)]);

@@ -128,7 +128,9 @@ fn from_model(args: &Args) -> Result<Given> {
         }
         Some(MethodKind::Full) => None,
         Some(MethodKind::ScalePreserve) if args.growth.has_placement() => {
-            return Err(Error::usage("--method scale-preserve trains expansion_to_base nowhere: leave out --preserved-layers and --modules"));
+            return Err(Error::usage(
+                "--method scale-preserve trains expansion_to_base nowhere: leave out --preserved-layers and --modules",
+            ));
         }
         Some(MethodKind::ScalePreserve) => Some(Growth { placement: Placement::preserve(&config), ..args.growth.growth(&config)? }),
         Some(MethodKind::ScaleAdapt) => {

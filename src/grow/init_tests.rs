@@ -68,7 +68,9 @@ fn blocks_outside_the_pair_start_as_the_method_says() {
 #[test]
 fn each_pair_fills_the_block_it_names() {
     let zero = |parameters: &[Parameter], block| parameters.iter().filter(|p| p.block == block).all(|p| p.value.iter().all(|&x| x == 0.0));
-    for (init, w21_is_zero, w22_is_zero) in [("zero,random", true, false), ("random,zero", false, true), ("zero,svd", true, false), ("svd,zero", false, true)] {
+    for (init, w21_is_zero, w22_is_zero) in
+        [("zero,random", true, false), ("random,zero", false, true), ("zero,svd", true, false), ("svd,zero", false, true)]
+    {
         let made = make(&growth(8, preserve()), init, 1);
         assert_eq!(zero(&made, Block::BaseToExpansion), w21_is_zero, "{init}");
         assert_eq!(zero(&made, Block::ExpansionToExpansion), w22_is_zero, "{init}");

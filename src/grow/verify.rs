@@ -61,8 +61,7 @@ impl HeadVerification {
 /// Windows of pseudo-random tokens, the first of them beginning with `text`: input that no model has seen and one that it may well have.
 pub fn windows(vocab_size: usize, text: &[u32], batch_size: usize, sequence_length: usize, seed: u64) -> Batch {
     let mut rng = ChaCha8Rng::seed_from_u64(seed);
-    let mut tokens: Vec<u32> =
-        (0..batch_size * sequence_length).map(|_| (rng.next_u64() % vocab_size.max(1) as u64) as u32).collect();
+    let mut tokens: Vec<u32> = (0..batch_size * sequence_length).map(|_| (rng.next_u64() % vocab_size.max(1) as u64) as u32).collect();
     let taken = text.len().min(sequence_length).min(tokens.len());
     tokens[..taken].copy_from_slice(&text[..taken]);
     let mut targets = tokens.clone();
@@ -78,7 +77,13 @@ pub fn windows(vocab_size: usize, text: &[u32], batch_size: usize, sequence_leng
 ///
 /// # Errors
 /// [`Error::Usage`] where `widened` is not widened, and whatever the models return.
-pub fn compare(base: &Model, widened: &Model, batch: &Batch, steps: usize, mut progress: impl FnMut(usize, usize)) -> Result<Vec<HeadVerification>> {
+pub fn compare(
+    base: &Model,
+    widened: &Model,
+    batch: &Batch,
+    steps: usize,
+    mut progress: impl FnMut(usize, usize),
+) -> Result<Vec<HeadVerification>> {
     if base.heads() != [Head::Base] || widened.heads() == [Head::Base] {
         return Err(Error::usage("a plain model and a widened one are needed for a comparison"));
     }
