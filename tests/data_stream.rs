@@ -191,7 +191,8 @@ fn a_position_of_another_run_is_refused() {
     let other = corpus(folder.path(), "b.jsonl", 7, &[4, 5]);
     let config = StreamConfig::new(vec![source(&file, 1.0)], 4);
     let good = open(folder.path(), &config, true, 1).state();
-    let refuse = |config: &StreamConfig, seed, state: &StreamState| open(folder.path(), config, true, seed).restore(state).unwrap_err().to_string();
+    let refuse =
+        |config: &StreamConfig, seed, state: &StreamState| open(folder.path(), config, true, seed).restore(state).unwrap_err().to_string();
     assert!(refuse(&config, 2, &good).contains("seed 1, not 2"));
     let both = StreamConfig::new(vec![source(&file, 1.0), source(&other, 1.0)], 4);
     assert!(refuse(&both, 1, &good).contains("has 1 sources"));
