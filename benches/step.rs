@@ -2,8 +2,9 @@
 //!
 //! `cargo bench --bench step -- --model MODEL --mode preserve --dtype bf16 --batch 4 --length 256 --steps 5 --threads 2`
 //! Modes: forward (no gradient), full, preserve, adapt (W12 in the attention of the upper half of the layers).
-//! `gflops` counts only the operations that the mode needs (docs/method.md, "Cost"), `fraction_of_roof` divides by what
-//! the same threads reach on multiply-adds in registers, measured in this process.
+//! `gflops` counts what [`treering::grow::plan`] counts: the matrix products and attention scores that the mode needs, and not
+//! what `--recompute` does twice. `fraction_of_roof` divides it by what the same threads reach on multiply-adds in registers,
+//! measured in this process.
 
 mod support;
 
@@ -12,11 +13,11 @@ use std::time::Instant;
 
 use rand_chacha::ChaCha8Rng;
 use rand_chacha::rand_core::{Rng, SeedableRng};
-use treering::checkpoint::names::Projection;
 use treering::checkpoint::{BaseCheckpoint, Config};
 use treering::data::batch::Batch;
+use treering::grow::plan::{Plan, Request};
 use treering::grow::{Growth, Module, Placement, Sizes, layout};
-use treering::model::{Block, Gradients, Model, Parameter, Precision};
+use treering::model::{Gradients, Model, Parameter, Precision};
 use treering::train::optimizer::{AdamWConfig, Optimizer};
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq, clap::ValueEnum)]
@@ -65,6 +66,16 @@ fn main() -> Result<(), Box<dyn std::error::Error>> {
     let config = base.config().clone();
     let mut random = ChaCha8Rng::seed_from_u64(0);
     let growth = growth(&config, args.mode);
+    let request = Request {
+        config: &config,
+        growth: growth.as_ref(),
+        precision,
+        batch_size: args.batch,
+        sequence_length: args.length,
+        recompute: false,
+    };
+    let flops = Plan::new(&request)?.flops_per_token;
+    let flops_per_token = if args.mode == Mode::Forward { flops.forward.total() } else { flops.total };
     let mut model = Model::from_base(&base, precision, args.mode == Mode::Full)?;
     if let Some(growth) = &growth {
         // Initial values do not change the speed; the decompositions would only cost start-up time.
@@ -110,7 +121,7 @@ fn main() -> Result<(), Box<dyn std::error::Error>> {
     let mut seconds = seconds.split_off(1);
     seconds.sort_by(f64::total_cmp);
     let tokens_per_second = tokens as f64 / seconds.get(seconds.len() / 2).ok_or("--steps: at least 1")?;
-    let gflops = flops_per_token(&config, growth.as_ref(), args.mode, args.length) * tokens_per_second / 1e9;
+    let gflops = flops_per_token as f64 * tokens_per_second / 1e9;
     let roof = support::roof(precision);
     let line = serde_json::json!({
         "mode": format!("{:?}", args.mode).to_lowercase(), "dtype": args.dtype, "threads": args.threads, "batch": args.batch,
@@ -137,38 +148,10 @@ fn growth(config: &Config, mode: Mode) -> Option<Growth> {
     Some(Growth { sizes, placement })
 }
 
-/// Floating-point operations that one token of a window of `length` needs: matrix products and attention scores, with
-/// gradients only where a trained parameter lies below. What is computed twice to save memory is counted once.
-fn flops_per_token(config: &Config, growth: Option<&Growth>, mode: Mode, length: usize) -> f64 {
-    let product = |[out, inputs]: [usize; 2]| 2.0 * (out * inputs) as f64;
-    // A causal window looks back at (length + 1) / 2 tokens on average, once for the scores and once for the values.
-    let attention = |heads: usize| 2.0 * (length + 1) as f64 * (heads * config.head_dim) as f64;
-    let head = product([config.vocab_size, config.hidden_size]);
-    let layers = config.num_hidden_layers;
-    // In the layer where the base stream starts to depend on trained parameters, the inputs of q, k and v do not yet.
-    let fork = growth.map_or(layers, |g| g.placement.fork_layer(layers));
-    let mut flops = head * if mode == Mode::Full { 3.0 } else { 1.0 } + if fork < layers { head } else { 0.0 };
-    for layer in 0..layers {
-        let into_base = layer >= fork;
-        flops += attention(config.num_attention_heads) * if mode == Mode::Full || into_base { 3.0 } else { 1.0 };
-        for projection in Projection::ALL {
-            let input_depends = layer > fork || (into_base && !matches!(projection, Projection::Q | Projection::K | Projection::V));
-            let backward = if mode == Mode::Full { 2.0 } else { f64::from(u8::from(input_depends)) };
-            flops += product(layout::base_shape(config, projection)) * (1.0 + backward);
-            let Some(growth) = growth else { continue };
-            for block in layout::widened_blocks(growth, layer, projection) {
-                let shape = product(layout::block_shape(config, &growth.sizes, projection, block));
-                flops += shape * if block == Block::BaseToExpansion && !input_depends { 2.0 } else { 3.0 };
-            }
-        }
-        flops += growth.map_or(0.0, |g| 3.0 * attention(g.sizes.num_attention_heads));
-    }
-    flops + growth.map_or(0.0, |g| 3.0 * product([config.vocab_size, g.sizes.hidden_size]))
-}
-
 /// The most memory this process has had in use.
 fn peak_rss_mib() -> Result<u64, Box<dyn std::error::Error>> {
     let status = std::fs::read_to_string("/proc/self/status")?;
-    let kib = status.lines().find_map(|line| line.strip_prefix("VmHWM:")?.trim().strip_suffix("kB")).ok_or("no VmHWM in /proc/self/status")?;
+    let kib =
+        status.lines().find_map(|line| line.strip_prefix("VmHWM:")?.trim().strip_suffix("kB")).ok_or("no VmHWM in /proc/self/status")?;
     Ok(kib.trim().parse::<u64>()? / 1024)
 }

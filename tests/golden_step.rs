@@ -109,14 +109,22 @@ fn gradients_and_weights_after_one_step_are_those_of_pytorch() {
                 let expected = &expected[&format!("gradient/{}", parameter.name)];
                 let largest = expected.iter().fold(0.0f32, |most, g| most.max(g.abs()));
                 let difference = largest_difference(gradient, expected);
-                assert!(difference <= 1e-5 * largest.max(1.0), "{name} {method}: gradient of {} differs by {difference} of {largest}", parameter.name);
+                assert!(
+                    difference <= 1e-5 * largest.max(1.0),
+                    "{name} {method}: gradient of {} differs by {difference} of {largest}",
+                    parameter.name
+                );
             }
             let mut optimizer = optimizer(&golden, &model);
             update(&mut optimizer, &mut model, &gradients, &batch, 1, golden.adamw.learning_rate);
             for parameter in model.parameters() {
                 let difference = largest_difference(&parameter.value, &expected[&format!("value/{}", parameter.name)]);
                 // A step is as long as the learning rate, so this is a hundredth of what was learnt.
-                assert!(difference <= 0.01 * golden.adamw.learning_rate as f32, "{name} {method}: {} differs by {difference}", parameter.name);
+                assert!(
+                    difference <= 0.01 * golden.adamw.learning_rate as f32,
+                    "{name} {method}: {} differs by {difference}",
+                    parameter.name
+                );
             }
         }
     }
