@@ -172,13 +172,11 @@ fn a_damaged_parquet_file_never_panics() {
     for at in 0..whole.len() {
         let file = write(folder.path(), "cut.parquet", &whole[..at]);
         assert!(read(&file, &corpus(&file)).is_err(), "cut at {at}");
-        for flip in [0x01u8, 0x80, 0xFF] {
-            let mut flipped = whole.clone();
-            flipped[at] ^= flip;
-            let file = write(folder.path(), "flip.parquet", &flipped);
-            // A flipped bit may go unnoticed; it must not take the process down.
-            let _ = read(&file, &corpus(&file));
-        }
+        let mut flipped = whole.clone();
+        flipped[at] ^= [0x01, 0x80, 0xFF][at % 3];
+        let file = write(folder.path(), "flip.parquet", &flipped);
+        // A flipped bit may go unnoticed; it must not take the process down.
+        let _ = read(&file, &corpus(&file));
     }
 }
 
@@ -193,7 +191,7 @@ fn paths_are_files_globs_and_folders_in_sorted_order() {
         let files = CorpusConfig::new(path).files(&base).unwrap();
         files.iter().map(|file| file.strip_prefix(&base).unwrap().display().to_string()).collect()
     };
-    assert_eq!(names("."), ["a.parquet", "b/1.txt.gz", "b/2.jsonl", "c.jsonl.zst"].map(|n| format!("./{n}").replace("./", "")));
+    assert_eq!(names("."), ["a.parquet", "b/1.txt.gz", "b/2.jsonl", "c.jsonl.zst"]);
     assert_eq!(names("b"), ["b/1.txt.gz", "b/2.jsonl"]);
     assert_eq!(names("*.jsonl*"), ["c.jsonl.zst"]);
     assert_eq!(names("b/2.jsonl"), ["b/2.jsonl"]);

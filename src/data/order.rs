@@ -143,10 +143,9 @@ mod tests {
     fn the_generator_is_the_same_on_every_machine() {
         let mut random = Random::new(42, 7);
         let first: Vec<u64> = (0..3).map(|_| random.below(1000)).collect();
-        assert_eq!(first, GOLDEN);
+        // Computed apart from this code, from the definition of SplitMix64.
+        assert_eq!(first, [87, 107, 409]);
     }
-
-    const GOLDEN: [u64; 3] = [0, 0, 0];
 
     #[test]
     fn the_largest_domain_is_permuted_too() {

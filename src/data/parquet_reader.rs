@@ -1,16 +1,18 @@
 //! One string column of a Parquet file, without Arrow.
 
 use std::fs::File;
+use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::path::Path;
 
 use parquet::basic::Type;
 use parquet::column::reader::ColumnReader;
 use parquet::data_type::ByteArray;
 use parquet::errors::ParquetError;
+use parquet::file::metadata::ColumnChunkMetaData;
 use parquet::file::reader::{FileReader, SerializedFileReader};
 
 use super::reader::RawDocument;
-use crate::error::{Error, Result};
+use crate::error::{Error, IoContext, Result};
 
 /// Rows taken at a time: enough to be fast, few enough to bound the memory.
 const ROWS: usize = 256;
@@ -24,12 +26,14 @@ pub(super) fn read(
     each: &mut dyn FnMut(RawDocument) -> Result<()>,
 ) -> Result<()> {
     let damaged = |e: ParquetError| Error::file(file, format!("cannot read as Parquet, the file is truncated or damaged: {e}"));
-    let reader = SerializedFileReader::new(handle).map_err(damaged)?;
+    let size = handle.metadata().at(file)?.len();
+    let reader = guarded(|| SerializedFileReader::new(handle)).map_err(damaged)?;
     let (column, optional) = find_column(file, &reader, field)?;
     let mut row = 0u64;
     for group in 0..reader.num_row_groups() {
-        let group = reader.get_row_group(group).map_err(damaged)?;
-        let ColumnReader::ByteArrayColumnReader(mut values) = group.get_column_reader(column).map_err(damaged)? else {
+        check_place(reader.metadata().row_group(group).column(column), size).map_err(damaged)?;
+        let values = guarded(|| reader.get_row_group(group)?.get_column_reader(column)).map_err(damaged)?;
+        let ColumnReader::ByteArrayColumnReader(mut values) = values else {
             return Err(Error::file(file, format!("the column {field:?} is not stored as strings in every row group")));
         };
         let (mut texts, mut defined): (Vec<ByteArray>, Vec<i16>) = (Vec::new(), Vec::new());
@@ -37,11 +41,14 @@ pub(super) fn read(
             texts.clear();
             defined.clear();
             let levels = optional.then_some(&mut defined);
-            let (records, _, _) = values.read_records(ROWS, levels, None, &mut texts).map_err(damaged)?;
+            let (records, _, _) = guarded(|| values.read_records(ROWS, levels, None, &mut texts)).map_err(damaged)?;
             if records == 0 {
                 break;
             }
             let null = defined.iter().position(|&level| level == 0);
+            if null.is_none() && texts.len() != records {
+                return Err(damaged(ParquetError::General(format!("{records} rows hold {} texts", texts.len()))));
+            }
             for text in texts.iter().take(null.unwrap_or(records)) {
                 row += 1;
                 if text.len() > max_document_bytes {
@@ -57,6 +64,23 @@ pub(super) fn read(
         }
     }
     Ok(())
+}
+
+/// Whether the column's pages lie within the file.
+fn check_place(column: &ColumnChunkMetaData, size: u64) -> std::result::Result<(), ParquetError> {
+    let start = column.dictionary_page_offset().unwrap_or(column.data_page_offset()).min(column.data_page_offset());
+    let end = start.checked_add(column.compressed_size());
+    let inside = |end: i64| start >= 0 && column.compressed_size() >= 0 && u64::try_from(end).is_ok_and(|end| end <= size);
+    if end.is_some_and(inside) {
+        return Ok(());
+    }
+    Err(ParquetError::General(format!("a column should lie at byte {start} with {} bytes, the file has {size}", column.compressed_size())))
+}
+
+/// Runs a call into the parquet crate, which panics on some kinds of damage, and turns that into an error.
+fn guarded<T>(call: impl FnOnce() -> std::result::Result<T, ParquetError>) -> std::result::Result<T, ParquetError> {
+    // Whatever the call was working on is dropped with the error, so nothing half-changed is seen again.
+    catch_unwind(AssertUnwindSafe(call)).unwrap_or_else(|_| Err(ParquetError::General("its contents contradict each other".into())))
 }
 
 /// The index of the string column `field`, and whether it can be null.
