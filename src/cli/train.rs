@@ -8,7 +8,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 
 use serde::Serialize;
 use treering::checkpoint::BaseCheckpoint;
-use treering::data::{Progress, TrainStream};
+use treering::data::{Encode, Encoder, Progress, TrainStream};
 use treering::error::IoContext;
 use treering::eval::leading_token;
 use treering::grow::file::BaseReference;
@@ -97,8 +97,10 @@ fn train(args: &Args, stop: &AtomicBool, display: &RefCell<Display>) -> Result<S
         check_stop()
     };
     let cache = token_cache(&out);
-    let stream = TrainStream::new(&recipe.data.stream, Path::new(""), &cache, &tokenizer, recipe.train.seed, &mut on_tokens)?;
-    let suite = Suite::open(&recipe, &base, &tokenizer, leading_token(&tokenizer)?, &cache, &mut on_tokens)?;
+    let bos = leading_token(&tokenizer)?;
+    let encoder = Encoder::new(tokenizer)?;
+    let stream = TrainStream::new(&recipe.data.stream, Path::new(""), &cache, &encoder, recipe.train.seed, &mut on_tokens)?;
+    let suite = Suite::open(&recipe, &base, &encoder, bos, &cache, &mut on_tokens)?;
 
     let folder = RunFolder::open(&out)?;
     let point = if resume { folder.resume_point(args.resume_from)? } else { None };
@@ -124,7 +126,7 @@ fn train(args: &Args, stop: &AtomicBool, display: &RefCell<Display>) -> Result<S
     let steps = recipe.train.schedule.steps;
     let method = recipe.method.kind.as_str();
     let base = BaseReference { path: recipe.model.path.clone(), sha256 };
-    let mut trainer = Trainer::new(recipe, model, stream, folder, base, tokenizer.sha256()?, point.as_ref())?;
+    let mut trainer = Trainer::new(recipe, model, stream, folder, base, encoder.fingerprint(), point.as_ref())?;
     let from = point.as_ref().map_or(0, |point| point.state.step);
     display.borrow_mut().training(from, steps);
     let mut hooks = Hooks {
