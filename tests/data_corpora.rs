@@ -48,9 +48,7 @@ fn parquet(rows: &[Option<&str>]) -> Vec<u8> {
     use parquet::data_type::{ByteArray, ByteArrayType, Int64Type};
     let schema = "message m { required int64 id; optional binary text (UTF8); }";
     let schema = Arc::new(parquet::schema::parser::parse_message_type(schema).unwrap());
-    let properties = parquet::file::properties::WriterProperties::builder()
-        .set_compression(parquet::basic::Compression::SNAPPY)
-        .build();
+    let properties = parquet::file::properties::WriterProperties::builder().set_compression(parquet::basic::Compression::SNAPPY).build();
     let mut out = Vec::new();
     let mut writer = parquet::file::writer::SerializedFileWriter::new(&mut out, schema, Arc::new(properties)).unwrap();
     for group in rows.chunks(2) {
@@ -87,7 +85,8 @@ fn corpus(path: &Path) -> CorpusConfig {
     CorpusConfig::new(path.to_str().unwrap())
 }
 
-const JSONL: &str = "{\"id\": 1, \"text\": \"eins\"}\n\n{\"text\": \"zwei\\nzeilig\", \"x\": {\"text\": 3}}\r\n{\"text\": \"  \"}\n{\"text\": \"셋\"}";
+const JSONL: &str =
+    "{\"id\": 1, \"text\": \"eins\"}\n\n{\"text\": \"zwei\\nzeilig\", \"x\": {\"text\": 3}}\r\n{\"text\": \"  \"}\n{\"text\": \"셋\"}";
 
 #[test]
 fn jsonl_reads_the_same_plain_gzipped_and_zstd() {
@@ -135,7 +134,11 @@ fn broken_files_are_refused_with_file_and_line() {
         ("json.jsonl", b"{\"text\": \"a\"}\n{\"text\": \"b\"\n".to_vec(), "line 2: not a valid JSON object"),
         ("trailing.jsonl", b"{\"text\": \"a\"} x\n".to_vec(), "line 1: not a valid JSON object: trailing characters"),
         ("array.jsonl", b"[1]\n".to_vec(), "expected an object with the field \"text\""),
-        ("missing.jsonl", b"{\"text\": \"a\"}\n\n{\"body\": \"b\"}\n".to_vec(), "line 3: the object has no field \"text\"; set `text_field`"),
+        (
+            "missing.jsonl",
+            b"{\"text\": \"a\"}\n\n{\"body\": \"b\"}\n".to_vec(),
+            "line 3: the object has no field \"text\"; set `text_field`",
+        ),
         ("type.jsonl", b"{\"text\": [\"a\"]}\n".to_vec(), "line 1: the field \"text\" must be a string, found an array"),
         ("null.jsonl", b"{\"text\": null}\n".to_vec(), "found null"),
         ("utf8.jsonl", b"{\"text\": \"a\"}\n{\"text\": \"\xFF\"}\n".to_vec(), "line 2: invalid UTF-8 at byte 11 of the line"),

@@ -128,10 +128,10 @@ proptest! {
             prop_assert_eq!(&batch.tokens, &bare.tokens);
             prop_assert!(bare.document_starts.is_none() && bare.target_count() == bare.targets.len());
             let starts = batch.document_starts.unwrap();
-            for at in 0..batch.tokens.len() {
+            for (at, &start) in starts.iter().enumerate() {
                 let column = at % length;
                 let expected = (0..=column).rev().find(|&c| begins.contains_key(&batch.tokens[at - column + c])).unwrap_or(0);
-                prop_assert_eq!(starts[at] as usize, expected);
+                prop_assert_eq!(start as usize, expected);
                 let crosses = begins.contains_key(&bare.targets[at]);
                 prop_assert_eq!(batch.targets[at], if crosses { IGNORE } else { bare.targets[at] });
             }
@@ -191,7 +191,8 @@ fn a_position_of_another_run_is_refused() {
     let other = corpus(folder.path(), "b.jsonl", 7, &[4, 5]);
     let config = StreamConfig::new(vec![source(&file, 1.0)], 4);
     let good = open(folder.path(), &config, true, 1).state();
-    let refuse = |config: &StreamConfig, seed, state: &StreamState| open(folder.path(), config, true, seed).restore(state).unwrap_err().to_string();
+    let refuse =
+        |config: &StreamConfig, seed, state: &StreamState| open(folder.path(), config, true, seed).restore(state).unwrap_err().to_string();
     assert!(refuse(&config, 2, &good).contains("seed 1, not 2"));
     let both = StreamConfig::new(vec![source(&file, 1.0), source(&other, 1.0)], 4);
     assert!(refuse(&both, 1, &good).contains("has 1 sources"));

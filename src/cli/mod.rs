@@ -1,10 +1,13 @@
 //! The subcommands, one short file each: `Args` for the command line, `run` for the work.
 //! Results go to stdout, progress and messages to stderr; this folder and `main.rs` are the only code that prints.
 
+mod compare;
 mod eval;
 mod generate;
 mod grow;
+mod growth;
 mod inspect;
+mod open;
 mod plan;
 mod progress;
 mod quickstart;
@@ -32,6 +35,8 @@ pub enum Command {
     Train(train::Args),
     /// Measure learning and forgetting on held-out corpora
     Eval(eval::Args),
+    /// Set runs side by side: a table, and forgetting against learning
+    Compare(compare::Args),
     /// Continue a prompt
     Generate(generate::Args),
     /// Describe a checkpoint
@@ -50,6 +55,7 @@ impl Command {
         match self {
             Self::Train(args) => train::run(args),
             Self::Eval(args) => eval::run(args),
+            Self::Compare(args) => compare::run(args),
             Self::Generate(args) => generate::run(args),
             Self::Inspect(args) => inspect::run(args),
             Self::Plan(args) => plan::run(args),

@@ -1,5 +1,6 @@
 //! Continuing a prompt, token by token, with a cache of keys and values.
 
+pub mod chat;
 pub mod sampler;
 
 use serde::Serialize;
@@ -17,6 +18,8 @@ pub struct Request {
     pub head: Option<Head>,
     /// Largest number of new tokens.
     pub max_new_tokens: usize,
+    /// Tokens that end the text, see [`end_tokens`].
+    pub ends: Vec<u32>,
     /// How each token is chosen.
     pub sampler: SamplerConfig,
 }
@@ -98,7 +101,6 @@ pub fn generate(
     }
     let room = context - prompt.len();
     let limit = request.max_new_tokens.min(room);
-    let ends = end_tokens(model, tokenizer);
     let mut sampler = Sampler::new(request.sampler.clone())?;
     let mut cache = model.new_cache(prompt.len() + limit);
     let mut decoder = tokenizer.stream();
@@ -116,7 +118,7 @@ pub fn generate(
     for _ in 0..limit {
         let logits = model.step(&mut cache, &unread)?.swap_remove(head);
         let token = sampler.sample(&logits, &seen)?;
-        if ends.contains(&token) {
+        if request.ends.contains(&token) {
             stop = Stop::EndOfText;
             break;
         }

@@ -1,0 +1,148 @@
+//! Opening whatever a person names as a model: a Hugging Face folder, a GGUF file, a run, one of its checkpoints, or an expansion.
+
+use std::path::{Path, PathBuf};
+
+use treering::checkpoint::BaseCheckpoint;
+use treering::grow::file::{self, MANIFEST_FILE};
+use treering::model::{Model, Precision};
+use treering::recipe::Recipe;
+use treering::tokenizer::Tokenizer;
+use treering::train::{RunFolder, build};
+use treering::{Error, Result};
+
+/// Arithmetic, as it is chosen on the command line.
+#[derive(Debug, Clone, Copy, clap::ValueEnum)]
+pub enum Dtype {
+    /// Both operands f32
+    F32,
+    /// Both operands rounded to bf16, sums in f32
+    Bf16,
+}
+
+impl From<Dtype> for Precision {
+    fn from(dtype: Dtype) -> Self {
+        match dtype {
+            Dtype::F32 => Self::F32,
+            Dtype::Bf16 => Self::Bf16,
+        }
+    }
+}
+
+/// What is to be opened, and how.
+#[derive(Debug, clap::Args)]
+pub struct ModelArgs {
+    /// A Hugging Face folder, a .gguf file, a run folder, one of its checkpoints, or an expansion of `grow`
+    model: PathBuf,
+    /// The run's checkpoint of this step [default: the newest]
+    #[arg(long, value_name = "STEP")]
+    step: Option<u64>,
+    /// Where the base is now, if it has moved since the run or expansion was made
+    #[arg(long, value_name = "MODEL")]
+    base: Option<PathBuf>,
+    /// Arithmetic of the matrix products [default: the run's own; f32 for a model]
+    #[arg(long, value_enum)]
+    dtype: Option<Dtype>,
+}
+
+/// A model that is ready to be asked.
+pub struct OpenedModel {
+    /// The model.
+    pub model: Model,
+    /// Its tokenizer.
+    pub tokenizer: Tokenizer,
+    /// What it is, in words.
+    pub description: String,
+    /// The checkpoint's step, where it is a run's.
+    pub step: Option<u64>,
+    /// The run's recipe.
+    pub recipe: Option<Recipe>,
+    /// The base.
+    pub base: BaseCheckpoint,
+}
+
+/// Kinds of things that hold a model.
+enum Place {
+    Model,
+    Run(PathBuf, Option<u64>),
+    Expansion,
+}
+
+impl ModelArgs {
+    /// The path as it was given.
+    pub fn path(&self) -> &Path {
+        &self.model
+    }
+
+    /// The base that was named, if one was.
+    pub fn base(&self) -> Option<&Path> {
+        self.base.as_deref()
+    }
+
+    /// Opens it.
+    pub fn open(&self) -> Result<OpenedModel> {
+        let place = self.place()?;
+        if self.step.is_some() && !matches!(place, Place::Run(..)) {
+            return Err(Error::usage(format!("--step chooses a run's checkpoint, and {} is no run", self.model.display())));
+        }
+        match place {
+            Place::Model => self.open_model(),
+            Place::Run(run, step) => self.open_run(&run, step),
+            Place::Expansion => self.open_expansion(),
+        }
+    }
+
+    fn place(&self) -> Result<Place> {
+        let path = &self.model;
+        if !path.exists() {
+            let hint = "a model is a Hugging Face folder, a .gguf file, a run folder or an expansion's folder";
+            return Err(Error::usage(format!("{}: nothing is here\n  hint: {hint}", path.display())));
+        }
+        if RunFolder::recipe(path)?.is_some() {
+            return Ok(Place::Run(path.clone(), self.step));
+        }
+        if path.join(MANIFEST_FILE).exists() {
+            return Ok(Place::Expansion);
+        }
+        // RUN/checkpoints/step-000300
+        let absolute = std::path::absolute(path).map_err(|error| Error::io(path, error))?;
+        let step = absolute.file_name().and_then(|name| name.to_str()?.strip_prefix("step-")?.parse().ok());
+        match (step, absolute.parent().and_then(Path::parent)) {
+            (Some(step), Some(run)) if RunFolder::recipe(run)?.is_some() => {
+                Ok(Place::Run(run.to_path_buf(), Some(self.step.unwrap_or(step))))
+            }
+            _ => Ok(Place::Model),
+        }
+    }
+
+    fn open_model(&self) -> Result<OpenedModel> {
+        let base = BaseCheckpoint::open(&self.model)?;
+        let model = Model::from_base(&base, self.dtype.map_or(Precision::F32, Into::into), false)?;
+        let tokenizer = base.tokenizer()?;
+        Ok(OpenedModel { model, tokenizer, description: self.model.display().to_string(), step: None, recipe: None, base })
+    }
+
+    fn open_run(&self, run: &Path, step: Option<u64>) -> Result<OpenedModel> {
+        let opened = build::open_run(run, step, self.base.as_deref())?;
+        let (mut recipe, mut model) = (opened.recipe, opened.model);
+        if let Some(dtype) = self.dtype.map(Precision::from).filter(|&dtype| dtype != recipe.model.dtype) {
+            recipe.model.dtype = dtype;
+            drop(model);
+            model = build::restore(&recipe, &opened.base, &RunFolder::checkpoint(run, Some(opened.step))?)?;
+        }
+        let tokenizer = opened.base.tokenizer()?;
+        let description = format!("{} ({}, step {})", run.display(), recipe.method.kind.as_str(), opened.step);
+        Ok(OpenedModel { model, tokenizer, description, step: Some(opened.step), recipe: Some(recipe), base: opened.base })
+    }
+
+    fn open_expansion(&self) -> Result<OpenedModel> {
+        let manifest = file::load_manifest(&self.model)?;
+        let base_path = self.base.clone().unwrap_or_else(|| self.model.join(&manifest.base.path));
+        let base = BaseCheckpoint::open(&base_path)?;
+        let expansion = file::load(&self.model, base.config(), &base.sha256()?)?;
+        let mut model = Model::from_base(&base, self.dtype.map_or(Precision::F32, Into::into), false)?;
+        model.widen(expansion.manifest.growth, expansion.parameters)?;
+        let tokenizer = base.tokenizer()?;
+        let description = format!("{} on {}", self.model.display(), base_path.display());
+        Ok(OpenedModel { model, tokenizer, description, step: None, recipe: None, base })
+    }
+}

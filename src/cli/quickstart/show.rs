@@ -1,0 +1,191 @@
+//! What the quickstart prints and draws.
+
+use std::path::Path;
+use std::time::Duration;
+
+use serde::Serialize;
+use treering::eval::head_name;
+use treering::model::Head;
+use treering::report::axis::group_thousands;
+use treering::report::terminal::{self, Line};
+use treering::report::{Align, Chart, Point, Series, Table, svg};
+
+use super::lesson::{Answers, Lesson};
+use super::world::World;
+
+/// Everything that was measured.
+#[derive(Debug, Serialize)]
+pub struct Results {
+    /// The base's share of right first tokens.
+    base: Shares,
+    /// One entry a method and head.
+    rows: Vec<Row>,
+    /// Wall-clock time of the whole quickstart.
+    seconds: f64,
+}
+
+/// Share of questions whose answer's first token is right, about old and new people.
+#[derive(Debug, Clone, Copy, PartialEq, Serialize)]
+struct Shares {
+    step: u64,
+    old_people: f64,
+    new_people: f64,
+}
+
+/// One head of one method.
+#[derive(Debug, Serialize)]
+struct Row {
+    method: String,
+    head: Head,
+    trained_parameters: usize,
+    tokens_per_second: f64,
+    /// By ascending step.
+    shares: Vec<Shares>,
+}
+
+impl Row {
+    fn last(&self) -> Option<&Shares> {
+        self.shares.last()
+    }
+
+    fn name(&self) -> String {
+        match self.head {
+            Head::Base => self.method.clone(),
+            head => format!("{}, {} head", self.method, head_name(head)),
+        }
+    }
+}
+
+/// What the base knows.
+pub fn base(lesson: &Lesson<'_>, world: &World) -> String {
+    let known = lesson.answers.last().and_then(|a| a.old.first()).map_or(f64::NAN, |r| r.first_token_accuracy);
+    let seconds = lesson.outcome.as_ref().map_or(0.0, |o| o.wall_seconds);
+    format!(
+        "   After {seconds:.0} s it answers {} of the questions about them. It is saved in {} as a Hugging Face model.\n\n\
+         2. {} new people are taught with questions alone: once to an expansion around the frozen base (scale-preserve), once to the base itself (full).",
+        percent(known),
+        world.out.join("base").display(),
+        world.new.end - world.new.start
+    )
+}
+
+impl Results {
+    /// Collects what the lessons measured.
+    pub fn new(base: &Lesson<'_>, lessons: &[Lesson<'_>], elapsed: Duration) -> Self {
+        let shares = |answers: &Answers, head: usize| Shares {
+            step: answers.step,
+            old_people: answers.old[head].first_token_accuracy,
+            new_people: answers.new[head].first_token_accuracy,
+        };
+        let mut rows = Vec::new();
+        for lesson in lessons {
+            let heads: Vec<Head> = lesson.answers.last().map_or(Vec::new(), |a| a.old.iter().map(|r| r.head).collect());
+            for (index, head) in heads.into_iter().enumerate() {
+                rows.push(Row {
+                    method: lesson.name.to_owned(),
+                    head,
+                    trained_parameters: lesson.parameters().iter().map(|p| p.value.len()).sum(),
+                    tokens_per_second: lesson.outcome.as_ref().map_or(0.0, |o| o.tokens as f64 / o.wall_seconds.max(1e-9)),
+                    shares: lesson.answers.iter().map(|answers| shares(answers, index)).collect(),
+                });
+            }
+        }
+        let base = base.answers.last().map_or(Shares { step: 0, old_people: f64::NAN, new_people: f64::NAN }, |answers| shares(answers, 0));
+        Self { base, rows, seconds: elapsed.as_secs_f64() }
+    }
+
+    /// The table, the small chart, what they mean and where to go from here.
+    pub fn text(&self, out: &Path, world: &World) -> String {
+        let out = out.display();
+        let name = world.people.person(world.new.start).map(|person| person.name).unwrap_or_default();
+        format!(
+            "\n{}\n{}\n{}\n\
+             Drawn in {out}/quickstart.svg; {:.0} s in all. Look closer:\n  \
+             treering compare {out}/runs/scale-preserve {out}/runs/full\n  \
+             treering generate {out}/runs/scale-preserve --prompt $'What is the birth city of {name}?\\nAnswer:'\n  \
+             treering generate {out}/runs/full --prompt $'What is the birth city of {name}?\\nAnswer:'\n\n\
+             Then teach a real model, for example SmolLM2-135M some Korean (README.md says where to get both):\n  \
+             treering plan recipes/smollm2-korean-preserve.toml\n  \
+             treering train recipes/smollm2-korean-preserve.toml",
+            self.table().to_text(),
+            self.plot(),
+            self.findings(),
+            self.seconds
+        )
+    }
+
+    fn table(&self) -> Table {
+        let mut table = Table::new([
+            ("method", Align::Left),
+            ("head", Align::Left),
+            ("old people, right", Align::Right),
+            ("new people, right", Align::Right),
+            ("trained parameters", Align::Right),
+            ("tokens/s", Align::Right),
+        ]);
+        table.row(["base, before".into(), String::new(), percent(self.base.old_people), percent(self.base.new_people)]);
+        for (index, row) in self.rows.iter().enumerate() {
+            let first = index == 0 || self.rows[index - 1].method != row.method;
+            let once = |text: String| if first { text } else { String::new() };
+            let cell = |pick: fn(&Shares) -> f64| {
+                let values: Vec<f64> = row.shares.iter().map(pick).collect();
+                format!("{}  {:>5}", terminal::sparkline(&values, 0.0, 1.0), values.last().map_or("–".into(), |&v| percent(v)))
+            };
+            table.row([
+                once(row.method.clone()),
+                if row.head == Head::Base { "only one".into() } else { head_name(row.head).into() },
+                cell(|s| s.old_people),
+                cell(|s| s.new_people),
+                once(group_thousands(&row.trained_parameters.to_string())),
+                once(group_thousands(&format!("{:.0}", row.tokens_per_second))),
+            ]);
+        }
+        table
+    }
+
+    fn plot(&self) -> String {
+        let marks = ['#', 'o', 'x', '+'];
+        let lines: Vec<Line> = self
+            .rows
+            .iter()
+            .zip(marks)
+            .map(|(row, mark)| Line { mark, name: row.name(), points: row.shares.iter().map(|s| (s.step as f64, 100.0 * s.old_people)).collect() })
+            .collect();
+        format!("Old people, % right, while new ones are learnt:\n{}", terminal::plot(&lines, "steps", 60, 11))
+    }
+
+    /// What happened, in a sentence a method; the numbers decide which.
+    fn findings(&self) -> String {
+        let mut sentences = Vec::new();
+        for row in &self.rows {
+            let Some(last) = row.last() else { continue };
+            let lost = self.base.old_people - last.old_people;
+            let forgot = if lost == 0.0 { "forgot nothing".to_owned() } else { format!("went from {} to {} on the old people", percent(self.base.old_people), percent(last.old_people)) };
+            sentences.push(format!("- {} {forgot} and answers {} about the new ones.", row.name(), percent(last.new_people)));
+        }
+        sentences.join("\n") + "\n"
+    }
+
+    /// The same as a drawing.
+    pub fn svg(&self) -> String {
+        let mut series = Vec::new();
+        for (style, row) in self.rows.iter().enumerate() {
+            for (people, dashed, pick) in [("old", false, (|s| s.old_people) as fn(&Shares) -> f64), ("new", true, |s| s.new_people)] {
+                let points = row.shares.iter().map(|s| Point::new(s.step as f64, 100.0 * pick(s))).collect();
+                series.push(Series { name: format!("{}: {people}", row.name()), style, dashed, joined: true, points });
+            }
+        }
+        svg::render(&Chart {
+            title: "What is forgotten while new people are learnt".into(),
+            subtitle: "Questions whose answer's first token is right; old people solid, new people dashed".into(),
+            x_label: "steps".into(),
+            y_label: "% right".into(),
+            series,
+            ..Chart::default()
+        })
+    }
+}
+
+fn percent(share: f64) -> String {
+    if share.is_finite() { format!("{:.1} %", 100.0 * share) } else { "–".into() }
+}
