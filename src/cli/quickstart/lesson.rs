@@ -57,7 +57,13 @@ impl<'a> Lesson<'a> {
 
     /// Trains to the end.
     pub fn give(mut self, display: &RefCell<Display>, stop: &AtomicBool) -> Result<Self> {
-        let check_stop = || if stop.load(Ordering::Relaxed) { Err(Error::Interrupted("the quickstart; remove its folder to start again".into())) } else { Ok(()) };
+        let check_stop = || {
+            if stop.load(Ordering::Relaxed) {
+                Err(Error::Interrupted("the quickstart; remove its folder to start again".into()))
+            } else {
+                Ok(())
+            }
+        };
         let recipe = Recipe::load(self.world.recipe(self.name), &[])?;
         let base = BaseCheckpoint::open(&recipe.model.path)?;
         let recipe = recipe.resolve(base.config())?;
@@ -88,17 +94,12 @@ impl<'a> Lesson<'a> {
         display.borrow_mut().training(0, steps);
         let answers = &mut self.answers;
         let evaluate = |model: &Model, step: u64| {
-            display.borrow_mut().phase("asking", suite.tokens());
-            let results = suite.evaluate(model, &mut |tokens| {
-                display.borrow_mut().advance(tokens, "");
-                check_stop()
-            })?;
+            let results = suite.evaluate(model, &mut |_| check_stop())?;
             let ask = |asked: &[Question]| questions(model, asked, SEQUENCE_LENGTH, ROWS);
             let found = Answers { step, old: ask(&old)?, new: ask(&new)? };
             let mut metrics: Vec<(String, f64)> = results.iter().flat_map(|(group, result)| result.metrics(group)).collect();
             metrics.extend(found.metrics());
             answers.push(found);
-            display.borrow_mut().training(step, steps);
             Ok(metrics)
         };
         let evaluate: trainer::Evaluate<'_> = Box::new(evaluate);
