@@ -200,3 +200,33 @@ fn q6_k(block: &[u8], out: &mut [f32]) {
         *out = d * f32::from(block[192 + i / 16] as i8) * f32::from(value);
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn every_encoding_decodes_as_the_gguf_package_does() {
+        let bytes = std::fs::read(concat!(env!("CARGO_MANIFEST_DIR"), "/tests/fixtures/blocks.safetensors")).unwrap();
+        let file = safetensors::SafeTensors::deserialize(&bytes).unwrap();
+        for encoding in Encoding::ALL {
+            let stored = file.tensor(&format!("{}.bytes", encoding.name())).unwrap();
+            let expected = file.tensor(&format!("{}.values", encoding.name())).unwrap();
+            let expected: Vec<f32> = expected.data().chunks(4).map(|b| f32::from_le_bytes(b.try_into().unwrap())).collect();
+            assert_eq!(encoding.bytes(expected.len() as u64), Some(stored.data().len() as u64));
+            let mut found = vec![f32::NAN; expected.len()];
+            encoding.decode(stored.data(), &mut found);
+            assert_eq!(found, expected, "{}", encoding.name());
+        }
+        assert_eq!(file.len(), 2 * Encoding::ALL.len());
+    }
+
+    #[test]
+    fn half_a_block_has_no_size() {
+        assert_eq!(Encoding::Q4K.bytes(128), None);
+        assert_eq!(Encoding::Q8_0.bytes(64), Some(68));
+        assert_eq!(Encoding::F32.bytes(u64::MAX), None);
+        assert_eq!(Encoding::from_gguf(14), Some(Encoding::Q6K));
+        assert_eq!(Encoding::from_gguf(4), None);
+    }
+}

@@ -5,6 +5,7 @@ mod compare;
 mod eval;
 mod generate;
 mod grow;
+mod growth;
 mod inspect;
 mod open;
 mod plan;

@@ -4,6 +4,7 @@ use std::time::{Duration, Instant};
 
 use indicatif::{ProgressBar, ProgressDrawTarget, ProgressStyle};
 use treering::train::metrics::{EvalRecord, TrainRecord};
+use treering::train::session::Event;
 
 /// Seconds between plain lines.
 const LINE_SECONDS: u64 = 10;
@@ -13,6 +14,8 @@ pub struct Display {
     bar: ProgressBar,
     plain: bool,
     last_line: Option<Instant>,
+    /// Steps done and steps of the run.
+    step: u64,
     steps: u64,
     /// The mean loss of recent steps, which single steps scatter around.
     loss: Option<f64>,
@@ -24,63 +27,72 @@ impl Display {
         let terminal = std::io::IsTerminal::is_terminal(&std::io::stderr());
         let target = if terminal { ProgressDrawTarget::stderr_with_hz(4) } else { ProgressDrawTarget::hidden() };
         let bar = ProgressBar::with_draw_target(None, target);
-        Self { bar, plain: verbose && !terminal, last_line: None, steps: 0, loss: None }
+        Self { bar, plain: verbose && !terminal, last_line: None, step: 0, steps: 0, loss: None }
     }
 
-    /// Starts a phase that counts to `total`.
-    pub fn phase(&mut self, name: &str, total: u64) {
-        self.bar.set_style(style("{prefix} {wide_bar} {percent:>3}% {msg}"));
-        self.bar.set_prefix(name.to_string());
+    /// Shows what happens in a run.
+    pub fn show(&mut self, event: Event) {
+        match event {
+            Event::Corpus(progress) => {
+                let what = if progress.waiting { "waiting for another process" } else { progress.corpus.as_str() };
+                self.phase("reading", progress.bytes_done, progress.bytes_total, what);
+            }
+            Event::Building => self.phase("building", 0, 0, "the model"),
+            Event::SetAside(path) => self.note(&format!("set aside: {}", path.display())),
+            Event::Begin(step, steps) => {
+                (self.step, self.steps) = (step, steps);
+                self.training();
+            }
+            Event::Step(record) => self.step(record),
+            Event::Measuring(tokens, total) => self.phase("measuring", tokens, total, ""),
+            Event::Evaluation(record) => {
+                self.evaluation(record);
+                self.training();
+            }
+        }
+    }
+
+    /// Moves the bar of a phase, starting it where another was shown.
+    fn phase(&mut self, name: &str, position: u64, total: u64, message: &str) {
+        if self.bar.prefix() != name || self.bar.length() != Some(total) {
+            self.bar.set_style(style("{prefix} {wide_bar} {percent:>3}% {msg}"));
+            self.bar.set_prefix(name.to_string());
+            self.bar.set_length(total);
+            self.last_line = None;
+        }
+        self.bar.set_position(position);
+        self.bar.set_message(message.to_string());
+        self.line(|_| format!("{name}: {position} of {total} {message}"));
+    }
+
+    fn training(&mut self) {
+        self.bar.set_style(style("{prefix} {wide_bar} {pos}/{len} {msg}, {eta} left"));
+        self.bar.set_prefix("training");
         self.bar.set_message("");
-        self.bar.set_length(total);
-        self.bar.set_position(0);
+        self.bar.set_length(self.steps);
+        self.bar.set_position(self.step);
+        self.bar.reset_eta();
         self.last_line = None;
     }
 
-    /// Moves the phase's bar.
-    pub fn advance(&mut self, position: u64, message: &str) {
-        self.bar.set_position(position);
-        self.bar.set_message(message.to_string());
-        self.line(|d| format!("{}: {position} of {} {message}", d.bar.prefix(), d.bar.length().unwrap_or(0)));
-    }
-
-    /// Moves the bar of the phase `name`, starting it where another was shown.
-    pub fn phase_to(&mut self, name: &str, position: u64, total: u64, message: &str) {
-        if self.bar.prefix() != name || self.bar.length() != Some(total) {
-            self.phase(name, total);
-        }
-        self.advance(position, message);
-    }
-
-    /// Shows training, from `step` of `steps`.
-    pub fn training(&mut self, step: u64, steps: u64) {
-        self.steps = steps;
-        self.bar.set_style(style("{prefix} {wide_bar} {pos}/{len} {msg}, {eta} left"));
-        self.bar.set_prefix("training");
-        self.bar.set_length(steps);
-        self.bar.set_position(step);
-        self.bar.reset_eta();
-    }
-
-    /// Shows a step.
-    pub fn step(&mut self, record: &TrainRecord) {
+    fn step(&mut self, record: &TrainRecord) {
         let loss = self.loss.map_or(record.loss, |mean| 0.9 * mean + 0.1 * record.loss);
-        self.loss = Some(loss);
+        (self.loss, self.step) = (Some(loss), record.step);
         let message = format!("loss {loss:.3}, {:.0} tokens/s", record.tokens_per_second);
         self.bar.set_position(record.step);
         self.bar.set_message(message.clone());
         self.line(|d| format!("step {} of {}: {message}", record.step, d.steps));
     }
 
-    /// Shows a measurement: the perplexities of it.
-    pub fn evaluation(&mut self, record: &EvalRecord) {
+    /// The perplexities of a measurement, on a line that stays.
+    fn evaluation(&self, record: &EvalRecord) {
         let perplexities = record.values.iter().filter_map(|(name, value)| Some((name.strip_suffix("/perplexity")?, value.as_ref()?)));
         let text: Vec<String> = perplexities.map(|(name, value)| format!("{name} {value:.2}")).collect();
         self.note(&format!("step {}: perplexity {}", record.step, text.join(", ")));
     }
 
     /// Writes a line above the bar.
-    pub fn note(&self, text: &str) {
+    fn note(&self, text: &str) {
         if self.plain {
             eprintln!("{text}");
         } else {

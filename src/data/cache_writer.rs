@@ -15,8 +15,8 @@ use super::cache::{FileStamp, MAGIC, Meta, OnProgress, Origin, Progress, hex};
 use super::reader::{MAX_DOCUMENT_BYTES, RawDocument, read_documents};
 use crate::error::{Error, IoContext, Result};
 
-/// Texts are tokenised together up to this many bytes: enough to keep every core busy, little against the memory.
-const CHUNK_BYTES: usize = 4 << 20;
+/// Texts are tokenised together up to this many bytes: enough to keep every core busy, little enough to report and to stop often.
+const CHUNK_BYTES: usize = 1 << 20;
 /// The same bound for many short documents.
 const CHUNK_DOCUMENTS: usize = 16_384;
 /// How often a waiting process looks whether the lock is free.

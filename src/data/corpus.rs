@@ -110,7 +110,8 @@ impl CorpusConfig {
             format!("{}/{}", glob::Pattern::escape(base.trim_end_matches('/')), self.path)
         };
         let options = glob::MatchOptions { require_literal_leading_dot: true, ..glob::MatchOptions::default() };
-        let matches = glob::glob_with(&pattern, options).map_err(|e| Error::usage(format!("corpus path {:?} is not a valid glob: {e}", self.path)))?;
+        let matches = glob::glob_with(&pattern, options)
+            .map_err(|e| Error::usage(format!("corpus path {:?} is not a valid glob: {e}", self.path)))?;
         let mut files = Vec::new();
         for found in matches {
             let found = found.map_err(|e| {

@@ -151,7 +151,9 @@ fn jsonl(lines: &mut Lines, field: &str, each: &mut dyn FnMut(RawDocument) -> Re
         let text = match found {
             Some(serde_json::Value::String(text)) => text,
             Some(other) => return Err(lines.fault(format!("the field {field:?} must be a string, found {}", type_name(&other)))),
-            None => return Err(lines.fault(format!("the object has no field {field:?}; set `text_field` to the field that holds the text"))),
+            None => {
+                return Err(lines.fault(format!("the object has no field {field:?}; set `text_field` to the field that holds the text")));
+            }
         };
         each(RawDocument { text, line: lines.line })?;
     }

@@ -8,11 +8,11 @@ use std::path::Path;
 
 use serde::{Deserialize, Serialize};
 
+use super::Encode;
 use super::batch::{Batch, IGNORE};
 use super::cache::{OnProgress, TokenCache};
 use super::corpus::{CorpusConfig, Format, Split, default_text_field};
 use super::order::Permutation;
-use super::Encode;
 use crate::error::{Error, Result};
 
 /// One weighted source of training text.
@@ -244,7 +244,11 @@ impl TrainStream {
             return Err(Error::usage(format!("the saved data position was made with seed {}, not {}", state.seed, self.seed)));
         }
         if state.sources.len() != self.sources.len() {
-            return Err(Error::usage(format!("the saved data position has {} sources, data.train {}", state.sources.len(), self.sources.len())));
+            return Err(Error::usage(format!(
+                "the saved data position has {} sources, data.train {}",
+                state.sources.len(),
+                self.sources.len()
+            )));
         }
         for (source, saved) in self.sources.iter().zip(&state.sources) {
             source.check(saved, self.end_of_text.is_some())?;
@@ -318,7 +322,10 @@ impl Source {
         let end = range.end.min(begin + count as u64);
         self.cache.read(begin..end, out)?;
         let mut taken = end - begin;
-        if end == range.end && taken < count as u64 && let Some(token) = end_of_text {
+        if end == range.end
+            && taken < count as u64
+            && let Some(token) = end_of_text
+        {
             out.push(token);
             taken += 1;
         }
@@ -346,6 +353,10 @@ impl Source {
                 lane.offset < range.end - range.start + u64::from(ends)
             };
         }
-        if valid { Ok(()) } else { Err(Error::file(self.cache.path(), "the saved data position does not fit this corpus; the checkpoint is damaged")) }
+        if valid {
+            Ok(())
+        } else {
+            Err(Error::file(self.cache.path(), "the saved data position does not fit this corpus; the checkpoint is damaged"))
+        }
     }
 }

@@ -139,12 +139,14 @@ pub fn load_parameters(path: impl AsRef<Path>, expected: Option<&[Expected]>) ->
     Ok((parameters, reader.metadata))
 }
 
-/// The metadata of a safetensors file, without its tensors.
+/// What a file of [`save_parameters`] holds, by its header alone: names, blocks and shapes in the order of the file, and the metadata.
 ///
 /// # Errors
 /// As [`load_parameters`] for the header.
-pub fn load_metadata(path: impl AsRef<Path>) -> Result<FileMetadata> {
-    Ok(Reader::open(path.as_ref())?.metadata)
+pub fn list_parameters(path: impl AsRef<Path>) -> Result<(Vec<Expected>, FileMetadata)> {
+    let reader = Reader::open(path.as_ref())?;
+    let expected = reader.tensors.into_iter().map(|(name, info)| Expected { block: layout::block_of(&name), name, shape: info.shape });
+    Ok((expected.collect(), reader.metadata))
 }
 
 /// A file whose header was checked against its length.
@@ -316,3 +318,7 @@ pub fn load(folder: impl AsRef<Path>, config: &crate::checkpoint::Config, base_s
     }
     Ok(Expansion { manifest, parameters })
 }
+
+#[cfg(test)]
+#[path = "file_tests.rs"]
+mod tests;

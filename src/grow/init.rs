@@ -149,3 +149,7 @@ fn about(name: &str, error: Error) -> Error {
         other => other,
     }
 }
+
+#[cfg(test)]
+#[path = "init_tests.rs"]
+mod tests;

@@ -116,3 +116,33 @@ pub fn block_of(name: &str) -> Block {
 fn too_large(name: &str) -> Error {
     Error::usage(format!("the expansion is too large to be counted, first at `{name}`: choose smaller sizes"))
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::grow::sizes::Placement;
+
+    #[test]
+    fn the_block_of_every_parameter_follows_from_its_name() {
+        let mut config = Config::new(40, 24, 36, 3, 4);
+        (config.num_key_value_heads, config.attention_bias, config.mlp_bias) = (2, true, true);
+        let sizes = Sizes { hidden_size: 8, num_attention_heads: 2, num_key_value_heads: 1, intermediate_size: 12 };
+        let growth = Growth { sizes, placement: Placement { preserved_layers: 1, modules: Module::ALL.to_vec() } };
+        let all: Vec<Expected> = expansion_parameters(&config, &growth).into_iter().chain(base_parameters(&config)).collect();
+        for Expected { name, block, .. } in &all {
+            assert_eq!(block_of(name), *block, "{name}");
+        }
+        let names: std::collections::HashSet<&str> = all.iter().map(|e| e.name.as_str()).collect();
+        assert_eq!(names.len(), all.len());
+    }
+
+    #[test]
+    fn the_parameters_of_a_base_are_those_of_its_configuration() {
+        for (bias, tied) in [(false, false), (true, true)] {
+            let mut config = Config::new(40, 24, 36, 3, 4);
+            (config.num_key_value_heads, config.attention_bias, config.mlp_bias, config.tie_word_embeddings) = (2, bias, bias, tied);
+            let count: usize = base_parameters(&config).iter().map(|e| e.count().unwrap()).sum();
+            assert_eq!(count as u64, config.parameter_count());
+        }
+    }
+}

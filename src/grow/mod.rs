@@ -1,7 +1,8 @@
 //! Growing a base: how much, where, from which values, and what it will cost.
 //!
 //! [`sizes`] says how much wider and which blocks are trained, [`layout`] which parameters that makes, [`init`] their first values
-//! (with [`spectrum`] for the directions of the base's own weights), [`file`] how they are kept, [`plan`] what training them takes.
+//! (with [`spectrum`] for the directions of the base's own weights), [`file`] how they are kept, [`plan`] what training them takes,
+//! [`verify`] whether the base is still what it was.
 
 pub mod file;
 pub mod init;
@@ -10,6 +11,7 @@ pub mod layout;
 pub mod plan;
 pub mod sizes;
 pub mod spectrum;
+pub mod verify;
 
 pub use init::initialise;
 pub use initialisation::{Initial, Initialisation};

@@ -42,6 +42,30 @@ impl Sizes {
         }
     }
 
+    /// The sizes asked for, completed with [`Sizes::suggested`]; of the two head counts the one that is given decides the other.
+    /// They are not checked.
+    pub fn complete(
+        config: &Config,
+        hidden_size: Option<usize>,
+        num_attention_heads: Option<usize>,
+        num_key_value_heads: Option<usize>,
+        intermediate_size: Option<usize>,
+    ) -> Self {
+        let suggested = Self::suggested(config);
+        let (num_attention_heads, num_key_value_heads) = match (num_attention_heads, num_key_value_heads) {
+            (Some(query), Some(key_value)) => (query, key_value),
+            (Some(query), None) => (query, query / group(config)),
+            (None, Some(key_value)) => (key_value.saturating_mul(group(config)), key_value),
+            (None, None) => (suggested.num_attention_heads, suggested.num_key_value_heads),
+        };
+        Self {
+            hidden_size: hidden_size.unwrap_or(suggested.hidden_size),
+            num_attention_heads,
+            num_key_value_heads,
+            intermediate_size: intermediate_size.unwrap_or(suggested.intermediate_size),
+        }
+    }
+
     /// Checks the sizes against a base.
     ///
     /// Each is at least 1 and at most the base's own: `E_up` takes its columns from the base's main directions, of which there are `hidden_size`,
@@ -224,5 +248,130 @@ impl Growth {
         self.sizes.validate(config)?;
         self.placement.validate(config)?;
         super::layout::parameter_count(config, self).map(drop)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// SmolLM2-135M: 9 query heads on 3 key/value heads.
+    fn smol() -> Config {
+        let mut config = Config::new(49_152, 576, 1536, 30, 9);
+        config.num_key_value_heads = 3;
+        config
+    }
+
+    fn sizes(hidden_size: usize, num_attention_heads: usize, num_key_value_heads: usize, intermediate_size: usize) -> Sizes {
+        Sizes { hidden_size, num_attention_heads, num_key_value_heads, intermediate_size }
+    }
+
+    fn refusal(sizes: Sizes) -> String {
+        match sizes.validate(&smol()) {
+            Err(Error::Usage(message)) => message,
+            other => panic!("{sizes:?}: {other:?}"),
+        }
+    }
+
+    #[test]
+    fn sizes_that_keep_the_group_ratio_are_accepted_up_to_the_base() {
+        for (query, key_value) in [(3, 1), (6, 2), (9, 3)] {
+            sizes(1, query, key_value, 1536).validate(&smol()).unwrap();
+            sizes(576, query, key_value, 1).validate(&smol()).unwrap();
+        }
+    }
+
+    #[test]
+    fn a_broken_group_ratio_is_refused_with_the_nearest_pairs_that_keep_it() {
+        for (query, key_value) in [(4, 1), (5, 1), (6, 1), (3, 2), (4, 2)] {
+            let message = refusal(sizes(64, query, key_value, 256));
+            assert!(message.contains("group ratio"), "{message}");
+            let suggested: Vec<(usize, usize)> = message
+                .rsplit("keep it are ")
+                .next()
+                .unwrap()
+                .split(", or ")
+                .map(|pair| pair.split_once(" and ").map(|(q, k)| (q.parse().unwrap(), k.parse().unwrap())).unwrap())
+                .collect();
+            assert!(!suggested.is_empty());
+            for (query, key_value) in suggested {
+                sizes(64, query, key_value, 256).validate(&smol()).unwrap();
+            }
+        }
+    }
+
+    #[test]
+    fn zero_and_what_exceeds_the_base_are_refused_with_the_nearest_that_would_do() {
+        let huge = usize::MAX;
+        for (asked, key, nearest) in [
+            (sizes(0, 3, 1, 256), "hidden_size = 0", "nearest is 1"),
+            (sizes(577, 3, 1, 256), "hidden_size = 577", "nearest is 576"),
+            (sizes(huge, 3, 1, 256), "hidden_size", "nearest is 576"),
+            (sizes(64, 3, 1, 0), "intermediate_size = 0", "nearest is 1"),
+            (sizes(64, 3, 1, 1537), "intermediate_size = 1537", "nearest is 1536"),
+            (sizes(64, 0, 0, 256), "num_attention_heads = 0", "nearest are 3 and 1"),
+            (sizes(64, 3, 0, 256), "num_key_value_heads = 0", "nearest are 3 and 1"),
+            (sizes(64, 12, 4, 256), "num_attention_heads = 12", "nearest are 9 and 3"),
+            (sizes(64, huge, huge, 256), "num_attention_heads", "nearest are 9 and 3"),
+        ] {
+            let message = refusal(asked);
+            assert!(message.contains(key) && message.contains(nearest), "{message}");
+        }
+    }
+
+    #[test]
+    fn suggested_sizes_fit_every_base() {
+        for (hidden, ffn, query, key_value) in [(576, 1536, 9, 3), (2048, 8192, 32, 8), (64, 172, 8, 4), (8, 4, 1, 1), (2, 1, 1, 1)] {
+            let mut config = Config::new(100, hidden, ffn, 2, query);
+            config.num_key_value_heads = key_value;
+            Sizes::suggested(&config).validate(&config).unwrap();
+        }
+    }
+
+    #[test]
+    fn one_head_count_decides_the_other() {
+        let heads = |query, key_value| {
+            let sizes = Sizes::complete(&smol(), None, query, key_value, None);
+            (sizes.num_attention_heads, sizes.num_key_value_heads)
+        };
+        assert_eq!(heads(Some(6), None), (6, 2));
+        assert_eq!(heads(None, Some(3)), (9, 3));
+        assert_eq!(heads(Some(4), Some(2)), (4, 2));
+        assert_eq!(Sizes::complete(&smol(), None, None, None, None), Sizes::suggested(&smol()));
+        assert!(Sizes::complete(&smol(), None, Some(4), None, None).validate(&smol()).is_err());
+        assert!(Sizes::complete(&smol(), None, None, Some(usize::MAX), None).validate(&smol()).is_err());
+    }
+
+    #[test]
+    fn a_placement_has_layers_and_modules_that_exist() {
+        let place = |preserved_layers, modules: &[Module]| Placement { preserved_layers, modules: modules.to_vec() };
+        for good in [place(30, &[]), place(30, &[Module::Ffn]), place(0, &Module::ALL), place(29, &[Module::Attention])] {
+            good.validate(&smol()).unwrap();
+        }
+        for (bad, says) in [
+            (place(31, &[Module::Ffn]), "the base has 30 layers"),
+            (place(usize::MAX, &[]), "the base has 30 layers"),
+            (place(29, &[]), "modules is empty"),
+            (place(3, &[Module::Ffn, Module::Ffn]), "\"ffn\" twice"),
+        ] {
+            let message = bad.validate(&smol()).unwrap_err().to_string();
+            assert!(message.contains(says), "{message}");
+        }
+    }
+
+    #[test]
+    fn preserve_forks_nowhere_and_adapt_in_the_upper_half() {
+        assert!(Placement::preserve(&smol()).is_preserve(&smol()));
+        let adapt = Placement::adapt(&smol());
+        assert!(!adapt.is_preserve(&smol()));
+        assert_eq!((adapt.fork_layer(30), adapt.modules.as_slice()), (15, &[Module::Attention][..]));
+    }
+
+    #[test]
+    fn modules_read_back_as_they_are_written() {
+        for module in Module::ALL {
+            assert_eq!(module.to_string().parse::<Module>().unwrap(), module);
+        }
+        assert!("mlp".parse::<Module>().unwrap_err().to_string().contains("`mlp`"));
     }
 }

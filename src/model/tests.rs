@@ -179,6 +179,10 @@ fn cached_steps_equal_one_prefill_bit_for_bit_and_freezing_changes_nothing() {
             assert!(model.parameters().is_empty());
             assert_eq!(model.score(&b, false).unwrap().log_probs, scores.log_probs);
         }
+        let mut whole = Model::from_base(&base(&config(true, true)), precision, true).unwrap();
+        let scores = whole.score(&batch(1, 21, false), false).unwrap();
+        whole.freeze();
+        assert_eq!(whole.score(&batch(1, 21, false), false).unwrap().log_probs, scores.log_probs, "a fully trained model");
     }
 }
 

@@ -43,6 +43,21 @@ pub fn exp(x: f32) -> f32 {
     if x > HIGHEST { f32::INFINITY } else { y }
 }
 
+/// `2^x` for `x` up to 120, within 3 units in the last place: exactly 1 at 0, exactly 0 below -126 (so at -∞), NaN for NaN.
+/// A third cheaper than [`exp`]: for the softmax inside attention, whose scores are rounded more coarsely anyway.
+#[inline(always)]
+pub fn exp2(x: f32) -> f32 {
+    const LOWEST: f32 = -126.0;
+    let bounded = if x < LOWEST { LOWEST } else { x };
+    let shifted = bounded + ROUND;
+    let r = bounded - (shifted - ROUND);
+    // (2^r - 1) / r on |r| <= 1/2, interpolated at 0 and four nodes that spread the relative error of 2^r evenly.
+    let q = (((0.001_338_481_4 * r + 0.009_669_918) * r + 0.055_503_74) * r + 0.240_222_78) * r + std::f32::consts::LN_2;
+    let scale = f32::from_bits((shifted.to_bits() << 23).wrapping_add(0x3f80_0000));
+    let y = (1.0 + q * r) * scale;
+    if x < LOWEST { 0.0 } else { y }
+}
+
 /// The logistic function `1 / (1 + e^-x)`, without overflow at either end.
 #[inline(always)]
 pub fn sigmoid(x: f32) -> f32 {
@@ -138,6 +153,23 @@ mod tests {
             worst = worst.max((f64::from(y) - exact).abs() / ulp);
         }
         assert!(worst < 2.0, "{worst} ulp");
+    }
+
+    #[test]
+    fn exp2_is_within_three_ulp_of_f64_over_its_whole_range() {
+        let mut worst = 0.0f64;
+        for i in 0..1_000_000 {
+            let x = -125.99 + 245.9 * (i as f32 / 1e6);
+            let exact = f64::from(x).exp2();
+            let nearest = exact as f32;
+            let ulp = f64::from(f32::from_bits(nearest.to_bits() + 1)) - f64::from(nearest);
+            worst = worst.max((f64::from(exp2(x)) - exact).abs() / ulp);
+        }
+        assert!(worst < 3.0, "{worst} ulp");
+        assert_eq!(exp2(0.0), 1.0);
+        assert_eq!(exp2(f32::NEG_INFINITY).to_bits(), 0);
+        assert_eq!(exp2(-1e30).to_bits(), 0);
+        assert!(exp2(f32::NAN).is_nan());
     }
 
     #[test]

@@ -8,6 +8,7 @@
 //! 6. [`checkpoint`] and [`run_folder`]: what it needs to go on, and where that is.
 //! 7. [`build`]: from a recipe or a run to a model.
 //! 8. [`measure`]: the held-out corpora of a recipe, measured as it says.
+//! 9. [`session`]: all of it together, from a recipe to a finished run.
 
 pub mod build;
 pub mod checkpoint;
@@ -18,6 +19,7 @@ pub mod metrics;
 pub mod optimizer;
 pub mod run_folder;
 pub mod schedule;
+pub mod session;
 pub mod tensorboard;
 pub mod trainer;
 

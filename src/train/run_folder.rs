@@ -32,8 +32,6 @@ pub struct ResumePoint {
     pub path: PathBuf,
     /// Its state.
     pub state: State,
-    /// Newer checkpoints that were set aside because an older one was asked for.
-    pub set_aside: Vec<PathBuf>,
 }
 
 impl RunFolder {
@@ -118,7 +116,7 @@ impl RunFolder {
         Ok(())
     }
 
-    /// Where the run goes on: its newest checkpoint, or with `step` that one, newer ones being set aside; `None` where there is no checkpoint yet.
+    /// Where the run goes on: its newest checkpoint, or with `step` that one; `None` where there is no checkpoint yet.
     ///
     /// A newest checkpoint that is damaged is an error and not passed over: how much work to give up is for a person to say.
     ///
@@ -142,16 +140,25 @@ impl RunFolder {
                 other => other,
             }
         })?;
+        Ok(Some(ResumePoint { path, state }))
+    }
+
+    /// Sets aside the checkpoints that are newer than `step`, so that they are not taken for this run's newest, and returns where they are now.
+    ///
+    /// # Errors
+    /// [`Error::Io`].
+    pub fn set_aside_newer(&self, step: u64) -> Result<Vec<PathBuf>> {
         let mut set_aside = Vec::new();
-        for (_, newer) in all.iter().filter(|(s, _)| *s > state.step) {
-            let target = (0u32..)
-                .map(|n| newer.with_extension(if n == 0 { "set-aside".into() } else { format!("set-aside-{n}") }))
-                .find(|target| !target.exists())
-                .unwrap_or_else(|| newer.with_extension("set-aside"));
-            fs::rename(newer, &target).at(newer)?;
-            set_aside.push(target);
+        for (_, newer) in Self::checkpoints(&self.path)?.into_iter().filter(|(s, _)| *s > step) {
+            let names = (0u32..).map(|n| newer.with_extension(if n == 0 { "set-aside".into() } else { format!("set-aside-{n}") }));
+            for target in names.take_while(|_| newer.exists()) {
+                if !target.exists() {
+                    fs::rename(&newer, &target).at(&newer)?;
+                    set_aside.push(target);
+                }
+            }
         }
-        Ok(Some(ResumePoint { path, state, set_aside }))
+        Ok(set_aside)
     }
 
     /// Writes down the resolved recipe and where the run (re)starts, and opens the metrics, cut back to `from`; `None` starts anew.

@@ -36,6 +36,8 @@ pub struct Outcome {
     pub tokens: u64,
     /// Seconds spent training in the whole run.
     pub wall_seconds: f64,
+    /// Values that are trained.
+    pub trained_parameters: usize,
     /// Loss of the last step; `None` where none was left to do.
     pub loss: Option<f64>,
     /// The newest checkpoint.
@@ -125,8 +127,14 @@ impl Trainer {
             self.evaluation_due = every(self.recipe.eval.every_steps, self.step) || self.step == steps;
             self.write(hooks, Record::Train(record))?;
         }
-        let checkpoint = self.save()?;
-        Ok(Outcome { steps: self.step, tokens: self.tokens, wall_seconds: self.wall_seconds, loss, checkpoint })
+        Ok(Outcome {
+            steps: self.step,
+            tokens: self.tokens,
+            wall_seconds: self.wall_seconds,
+            trained_parameters: self.model.parameters().iter().map(|p| p.value.len()).sum(),
+            loss,
+            checkpoint: self.save()?,
+        })
     }
 
     /// One update: gradients of the mean loss over the step's targets, clipped, then AdamW.
@@ -238,10 +246,5 @@ impl Trainer {
         let path = self.folder.save(&state, self.model.parameters(), self.optimizer.moments(), train.keep_checkpoints)?;
         self.saved = Some((self.step, path.clone()));
         Ok(path)
-    }
-
-    /// The model as it stands.
-    pub fn model(&self) -> &Model {
-        &self.model
     }
 }

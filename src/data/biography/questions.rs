@@ -60,7 +60,9 @@ impl QuestionSet {
         let questions: Vec<Question> = range.into_par_iter().map(by_person).collect::<Result<Vec<_>>>()?.into_iter().flatten().collect();
         let longest = questions.iter().map(|question| question.tokens.len() - 1).max().unwrap_or(0);
         if longest > length {
-            return Err(Error::usage(format!("a question needs {longest} tokens, the rows have {length}; set a sequence length of at least {longest}")));
+            return Err(Error::usage(format!(
+                "a question needs {longest} tokens, the rows have {length}; set a sequence length of at least {longest}"
+            )));
         }
         Ok(Self { questions, length })
     }

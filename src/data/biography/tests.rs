@@ -24,7 +24,8 @@ fn people(count: u64) -> People {
 
 fn trained(vocab_size: usize) -> Trained {
     let people = people(200);
-    let questions = (0..200).flat_map(|index| questions(&people.person(index).unwrap())).map(|(prompt, answer)| format!("{prompt} {answer}"));
+    let questions =
+        (0..200).flat_map(|index| questions(&people.person(index).unwrap())).map(|(prompt, answer)| format!("{prompt} {answer}"));
     Trained(train_tokenizer(people.texts(0..200, 2, 1).unwrap().chain(questions), vocab_size).unwrap())
 }
 

@@ -51,11 +51,9 @@ fn the_cost_of_adapt_adds_the_base_above_the_lowest_w12() {
     let (attention, ffn) = (2 * 576 * 576 + 2 * 576 * 192, 3 * 576 * 1536);
     assert_eq!(attention + ffn, layer);
     // In the first layer that trains W12 only what comes after it hands a gradient down.
-    for (modules, first) in [
-        (&[Module::Attention][..], 576 * 576 + ffn),
-        (&[Module::Ffn][..], 576 * 1536),
-        (&Module::ALL[..], 576 * 576 + ffn),
-    ] {
+    for (modules, first) in
+        [(&[Module::Attention][..], 576 * 576 + ffn), (&[Module::Ffn][..], 576 * 1536), (&Module::ALL[..], 576 * 576 + ffn)]
+    {
         let adapt = plan(Some(&growth(15, modules)), Precision::Bf16, false);
         let e12 = trained(&adapt, Block::ExpansionToBase);
         assert_eq!(adapt.method, "scale-adapt");
@@ -89,7 +87,13 @@ fn memory_falls_with_recompute_bf16_and_preserved_layers() {
     assert_eq!(memory.optimizer, 2 * memory.gradients);
     assert_eq!(
         memory.peak,
-        memory.frozen_weights + memory.trained_weights + memory.gradients + memory.optimizer + memory.activations + memory.workspace + memory.program
+        memory.frozen_weights
+            + memory.trained_weights
+            + memory.gradients
+            + memory.optimizer
+            + memory.activations
+            + memory.workspace
+            + memory.program
     );
 }
 
@@ -98,8 +102,14 @@ fn attention_grows_with_the_window_and_layers_do_not() {
     let growth = growth(30, &[]);
     let config = smol();
     let at = |sequence_length| {
-        let request =
-            Request { config: &config, growth: Some(&growth), precision: Precision::Bf16, batch_size: 1, sequence_length, recompute: false };
+        let request = Request {
+            config: &config,
+            growth: Some(&growth),
+            precision: Precision::Bf16,
+            batch_size: 1,
+            sequence_length,
+            recompute: false,
+        };
         Plan::new(&request).unwrap().flops_per_token
     };
     let (short, long) = (at(255), at(1023));

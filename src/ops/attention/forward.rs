@@ -1,12 +1,18 @@
 //! Softmax over the keys, tile by tile, with a running maximum and sum.
 
+use super::product::Product;
 use super::{KEYS, SERIAL, Sequences, Shape, Shared, Tile, with_scratch};
-use crate::ops::gemm::{View, gemm_serial};
-use crate::ops::math::{LANES, exp, max, sum_lanes};
+use crate::ops::gemm::View;
+use crate::ops::math::{LANES, exp2, max, sum_lanes};
 use crate::simd_fn;
 use rayon::prelude::*;
 
-/// `out = softmax(q kᵀ / √head_dim, masked) v`, and the logarithm of each softmax's denominator where the backward will want it.
+/// Rows (queries times query heads of a group) of a task: they share the packing of each key tile.
+const TASK_ROWS: usize = 384;
+/// Rows whose scores are held at once: they stay in the first-level cache between the two products.
+const BLOCK_ROWS: usize = 48;
+
+/// `out = softmax(q kᵀ / √head_dim, masked) v`, and the base-2 logarithm of each softmax's denominator where the backward will want it.
 /// Row `i` of a sequence sees keys `starts[i] ..= past + i` (from key 0 without `starts`).
 ///
 /// # Shapes
@@ -25,19 +31,31 @@ pub fn forward(
     assert_eq!(out.len(), q.len());
     assert!(lse.as_ref().is_none_or(|lse| lse.len() * shape.head_dim == q.len()));
     let (out, lse) = (Shared::new(out), lse.map(Shared::new));
-    let tiles = shape.query_len.div_ceil(shape.queries());
+    let sequences = shape.batch * shape.kv_heads;
+    let queries = queries_per_task(shape);
+    let tiles = shape.query_len.div_ceil(queries);
     let run = |task: usize| {
         // Later queries see more keys: the largest tasks come first.
-        let (tile, rest) = (tiles - 1 - task / (shape.batch * shape.kv_heads), task % (shape.batch * shape.kv_heads));
-        let tile = Tile::new(shape, starts, rest / shape.kv_heads, rest % shape.kv_heads, tile * shape.queries());
+        let (tile, sequence) = (tiles - 1 - task / sequences, task % sequences);
+        let tile = Tile::new(shape, starts, sequence / shape.kv_heads, sequence % shape.kv_heads, tile * queries, queries);
         forward_tile(shape, &tile, q, k, v, &out, lse.as_ref());
     };
-    let tasks = tiles * shape.batch * shape.kv_heads;
+    let tasks = tiles * sequences;
     if tasks <= 1 || shape.query_values() * shape.key_len() < SERIAL {
         (0..tasks).for_each(run);
     } else {
         (0..tasks).into_par_iter().with_max_len(1).for_each(run);
     }
+}
+
+/// Queries of a task; fewer where there would not be enough tasks for the threads. (No result depends on it.)
+fn queries_per_task(shape: &Shape) -> usize {
+    let wanted = 2 * rayon::current_num_threads();
+    let mut queries = (TASK_ROWS / shape.group()).max(16);
+    while queries > 16 && shape.query_len.div_ceil(queries) * shape.batch * shape.kv_heads < wanted {
+        queries /= 2;
+    }
+    queries
 }
 
 fn forward_tile(
@@ -49,10 +67,12 @@ fn forward_tile(
     out: &Shared<'_>,
     lse: Option<&Shared<'_>>,
 ) {
-    let (d, rows) = (shape.head_dim, tile.rows());
-    with_scratch([rows * d, rows * KEYS, rows * d, rows, rows], |[queries, scores, sums, maxima, totals]| {
-        let width = tile.group * d;
-        let scale = shape.scale();
+    let (d, group, rows, product) = (shape.head_dim, tile.group, tile.rows(), Product::current());
+    let (width, block_queries) = (group * d, (BLOCK_ROWS / group).max(1));
+    let packed = [product.packed_len(d, KEYS), product.packed_len(KEYS, d)];
+    let lengths = [rows * d, block_queries * group * KEYS, rows * d];
+    with_scratch(lengths, [rows, rows], packed, |[queries, scores, sums], [maxima, totals], [k_memory, v_memory]| {
+        let scale = shape.query_scale();
         for (i, to) in queries.chunks_exact_mut(width).enumerate() {
             let from = &q[shape.query_at(tile.batch, tile.first + i, tile.kv_head)..][..width];
             to.iter_mut().zip(from).for_each(|(to, from)| *to = from * scale);
@@ -63,25 +83,35 @@ fn forward_tile(
         for (base, keys) in tile.key_tiles() {
             let k_tile = View::rows(k.head(tile.batch, base, tile.kv_head, d), k.row_stride);
             let v_tile = View::rows(v.head(tile.batch, base, tile.kv_head, d), v.row_stride);
-            gemm_serial(rows, keys, d, View::rows(queries, d), k_tile.t(), scores, KEYS, false);
-            softmax_rows(tile, base, scores, sums, d, maxima, totals);
-            gemm_serial(rows, d, keys, View::rows(scores, KEYS), v_tile, sums, d, true);
+            let k_tile = product.pack(k_tile.t(), d, keys, k_memory);
+            let v_tile = product.pack(v_tile, keys, d, v_memory);
+            for first in (0..tile.queries).step_by(block_queries) {
+                let block = tile.block(first, block_queries);
+                let seen = (block.end + block.queries - 1).saturating_sub(base).min(keys);
+                if seen == 0 || block.start() >= base + keys {
+                    continue;
+                }
+                let (at, rows) = (first * group, block.rows());
+                product.multiply((rows, seen, d), (&queries[at * d..], d), k_tile, (scores, KEYS), false);
+                let sums = &mut sums[at * d..][..rows * d];
+                softmax_rows(&block, base, &mut scores[..rows * KEYS], sums, d, &mut maxima[at..][..rows], &mut totals[at..][..rows]);
+                product.multiply((rows, d, seen), (scores, KEYS), v_tile, (sums, d), true);
+            }
         }
         for i in 0..tile.queries {
-            // SAFETY: the values of one query and one group of heads belong to one tile only.
-            let to = unsafe { out.part(shape.query_at(tile.batch, tile.first + i, tile.kv_head), width) };
+            let at = shape.query_at(tile.batch, tile.first + i, tile.kv_head);
+            // SAFETY: the values of one query and one group of heads belong to one task only.
+            let to = unsafe { out.part(at, width) };
             for (g, to) in to.chunks_exact_mut(d).enumerate() {
-                let r = i * tile.group + g;
+                let r = i * group + g;
                 let inverse = 1.0 / totals[r];
                 to.iter_mut().zip(&sums[r * d..]).for_each(|(to, sum)| *to = sum * inverse);
             }
             if let Some(lse) = lse {
-                let at = shape.query_at(tile.batch, tile.first + i, tile.kv_head) / d;
                 // SAFETY: as above.
-                let to = unsafe { lse.part(at, tile.group) };
-                for (g, to) in to.iter_mut().enumerate() {
-                    let r = i * tile.group + g;
-                    *to = maxima[r] + totals[r].ln();
+                let to = unsafe { lse.part(at / d, group) };
+                for (to, r) in to.iter_mut().zip(i * group..) {
+                    *to = maxima[r] + totals[r].log2();
                 }
             }
         }
@@ -89,7 +119,7 @@ fn forward_tile(
 }
 
 simd_fn! {
-    /// Turns a tile's scores into `e^(score - maximum)`, exactly 0 where masked, and brings what was summed before to the new maximum.
+    /// Turns scores into `2^(score - maximum)`, exactly 0 where masked, and brings what was summed before to the new maximum.
     fn softmax_rows(tile: &Tile<'_>, base: usize, scores: &mut [f32], sums: &mut [f32], d: usize, maxima: &mut [f32], totals: &mut [f32]) {
         let (scores, _) = scores.as_chunks_mut::<KEYS>();
         for (r, row) in scores.iter_mut().enumerate() {
@@ -99,17 +129,17 @@ simd_fn! {
             let before = maxima[r];
             let here = max(row);
             let now = if here > before { here } else { before };
-            // A row that has seen nothing yet has no maximum to subtract; all its terms are e^-∞ = 0.
+            // A row that has seen nothing yet has no maximum to subtract; all its terms are 2^-∞ = 0.
             let subtract = if now == f32::NEG_INFINITY { 0.0 } else { now };
             let mut lanes = [0.0; LANES];
             let (blocks, _) = row.as_chunks_mut::<LANES>();
             for x in blocks {
                 for i in 0..LANES {
-                    x[i] = exp(x[i] - subtract);
+                    x[i] = exp2(x[i] - subtract);
                     lanes[i] += x[i];
                 }
             }
-            let shrink = exp(before - subtract);
+            let shrink = exp2(before - subtract);
             totals[r] = totals[r] * shrink + sum_lanes(lanes);
             maxima[r] = now;
             if shrink != 1.0 {

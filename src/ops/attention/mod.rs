@@ -8,6 +8,7 @@
 
 mod backward;
 mod forward;
+mod product;
 #[cfg(test)]
 mod tests;
 
@@ -19,8 +20,6 @@ use std::marker::PhantomData;
 
 /// Keys in a tile.
 const KEYS: usize = 128;
-/// Rows (queries times query heads of a group) a tile aims at.
-const ROWS: usize = 128;
 /// Below this many multiplications everything runs on the calling thread.
 const SERIAL: usize = 1 << 18;
 
@@ -55,9 +54,9 @@ impl Shape {
         (1.0 / (self.head_dim as f64).sqrt()) as f32
     }
 
-    /// Queries in a tile.
-    fn queries(&self) -> usize {
-        (ROWS / self.group()).clamp(8, 64)
+    /// What queries are multiplied by, so that `2^score` is the softmax's numerator.
+    fn query_scale(&self) -> f32 {
+        (std::f64::consts::LOG2_E / (self.head_dim as f64).sqrt()) as f32
     }
 
     /// Length of everything that has a value for each query, head and dimension.
@@ -76,7 +75,10 @@ impl Shape {
         for s in [k, v] {
             let width = self.kv_heads * self.head_dim;
             let end = self.batch.saturating_sub(1) * s.batch_stride + self.key_len().saturating_sub(1) * s.row_stride + width;
-            assert!(self.batch * self.query_len == 0 || (end <= s.data.len() && width <= s.row_stride), "{self:?}: keys or values too short");
+            assert!(
+                self.batch * self.query_len == 0 || (end <= s.data.len() && width <= s.row_stride),
+                "{self:?}: keys or values too short"
+            );
         }
         if let Some(starts) = starts {
             let ends = (0..self.batch).flat_map(|_| self.past..self.key_len());
@@ -127,8 +129,8 @@ struct Tile<'a> {
 }
 
 impl<'a> Tile<'a> {
-    fn new(shape: &Shape, starts: Option<&'a [u32]>, batch: usize, kv_head: usize, first: usize) -> Self {
-        let queries = shape.queries().min(shape.query_len - first);
+    fn new(shape: &Shape, starts: Option<&'a [u32]>, batch: usize, kv_head: usize, first: usize, queries: usize) -> Self {
+        let queries = queries.min(shape.query_len - first);
         let starts = starts.map(|s| &s[batch * shape.query_len + first..][..queries]);
         Self { batch, kv_head, first, queries, group: shape.group(), end: shape.past + first + 1, starts }
     }
@@ -137,10 +139,21 @@ impl<'a> Tile<'a> {
         self.queries * self.group
     }
 
+    /// Some of the tile's queries, as a tile.
+    fn block(&self, first: usize, queries: usize) -> Self {
+        let queries = queries.min(self.queries - first);
+        let starts = self.starts.map(|s| &s[first..][..queries]);
+        Self { first: self.first + first, queries, end: self.end + first, starts, ..*self }
+    }
+
+    /// First key that any of the rows sees.
+    fn start(&self) -> usize {
+        self.starts.map_or(0, |s| s.iter().copied().min().unwrap_or(0) as usize)
+    }
+
     /// First keys of the key tiles that any of the rows sees, and how many keys of each.
     fn key_tiles(&self) -> impl Iterator<Item = (usize, usize)> + use<> {
-        let end = self.end + self.queries - 1;
-        let start = self.starts.map_or(0, |s| s.iter().copied().min().unwrap_or(0) as usize);
+        let (start, end) = (self.start(), self.end + self.queries - 1);
         (start / KEYS * KEYS..end).step_by(KEYS).map(move |base| (base, KEYS.min(end - base)))
     }
 
@@ -184,23 +197,30 @@ impl<'a> Shared<'a> {
     }
 }
 
-/// Lends this thread's working memory, cut into `lengths` (each rounded up to whole cache lines); contents are left over from earlier.
-fn with_scratch<const N: usize, R>(lengths: [usize; N], work: impl FnOnce([&mut [f32]; N]) -> R) -> R {
+/// Lends this thread's working memory in three groups of buffers, each on cache lines of its own; contents are left over from earlier.
+fn with_scratch<const A: usize, const B: usize, const C: usize>(
+    a: [usize; A],
+    b: [usize; B],
+    c: [usize; C],
+    work: impl FnOnce([&mut [f32]; A], [&mut [f32]; B], [&mut [f32]; C]),
+) {
     thread_local! {
         static SCRATCH: RefCell<Vec<f32>> = const { RefCell::new(Vec::new()) };
     }
     const LINE: usize = 16;
     SCRATCH.with_borrow_mut(|buffer| {
-        let needed = lengths.iter().map(|n| n.next_multiple_of(LINE)).sum::<usize>() + LINE;
+        let lengths = a.iter().chain(&b).chain(&c);
+        let needed = lengths.map(|n| n.next_multiple_of(LINE)).sum::<usize>() + LINE;
         if buffer.len() < needed {
             buffer.resize(needed, 0.0);
         }
         let offset = buffer.as_ptr().align_offset(64).min(LINE);
         let mut rest = &mut buffer[offset..];
-        work(lengths.map(|n| {
+        let mut next = |n: usize| {
             let (part, after) = std::mem::take(&mut rest).split_at_mut(n.next_multiple_of(LINE));
             rest = after;
             &mut part[..n]
-        }))
-    })
+        };
+        work(a.map(&mut next), b.map(&mut next), c.map(&mut next));
+    });
 }

@@ -1,0 +1,157 @@
+//! Throughput of one mode of training on a real model, as one JSON line; the other side of `peers/torch_bench.py`.
+//!
+//! `cargo bench --bench step -- --model MODEL --mode preserve --dtype bf16 --batch 4 --length 256 --steps 5 --threads 2`
+//! Modes: forward (no gradient), full, preserve, adapt (W12 in the attention of the upper half of the layers).
+//! `gflops` counts what [`treering::grow::plan`] counts: the matrix products and attention scores that the mode needs, and not
+//! what `--recompute` does twice. `fraction_of_roof` divides it by what the same threads reach on multiply-adds in registers,
+//! measured in this process.
+
+mod support;
+
+use std::path::PathBuf;
+use std::time::Instant;
+
+use rand_chacha::ChaCha8Rng;
+use rand_chacha::rand_core::{Rng, SeedableRng};
+use treering::checkpoint::{BaseCheckpoint, Config};
+use treering::data::batch::Batch;
+use treering::grow::plan::{Plan, Request};
+use treering::grow::{Growth, Module, Placement, Sizes, layout};
+use treering::model::{Gradients, Model, Parameter, Precision};
+use treering::train::optimizer::{AdamWConfig, Optimizer};
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq, clap::ValueEnum)]
+enum Mode {
+    Forward,
+    Full,
+    Preserve,
+    Adapt,
+}
+
+#[derive(Debug, clap::Parser)]
+struct Args {
+    /// A Hugging Face folder or a .gguf file
+    #[arg(long)]
+    model: PathBuf,
+    #[arg(long)]
+    mode: Mode,
+    /// f32 or bf16
+    #[arg(long, default_value = "bf16")]
+    dtype: String,
+    #[arg(long, default_value_t = 4)]
+    batch: usize,
+    #[arg(long, default_value_t = 256)]
+    length: usize,
+    #[arg(long, default_value_t = 5)]
+    steps: usize,
+    #[arg(long, default_value_t = 2)]
+    threads: usize,
+    /// Run layers again in the backward pass rather than keep what they computed
+    #[arg(long)]
+    recompute: bool,
+    /// Given by `cargo bench`
+    #[arg(long, hide = true)]
+    bench: bool,
+}
+
+fn main() -> Result<(), Box<dyn std::error::Error>> {
+    let args = <Args as clap::Parser>::parse();
+    rayon::ThreadPoolBuilder::new().num_threads(args.threads).build_global()?;
+    let precision = match args.dtype.as_str() {
+        "f32" => Precision::F32,
+        "bf16" => Precision::Bf16,
+        other => return Err(format!("--dtype {other}: f32 or bf16").into()),
+    };
+    let base = BaseCheckpoint::open(&args.model)?;
+    let config = base.config().clone();
+    let mut random = ChaCha8Rng::seed_from_u64(0);
+    let growth = growth(&config, args.mode);
+    let request = Request {
+        config: &config,
+        growth: growth.as_ref(),
+        precision,
+        batch_size: args.batch,
+        sequence_length: args.length,
+        recompute: false,
+    };
+    let flops = Plan::new(&request)?.flops_per_token;
+    let flops_per_token = if args.mode == Mode::Forward { flops.forward.total() } else { flops.total };
+    let mut model = Model::from_base(&base, precision, args.mode == Mode::Full)?;
+    if let Some(growth) = &growth {
+        // Initial values do not change the speed; the decompositions would only cost start-up time.
+        let parameters = layout::expansion_parameters(&config, growth)
+            .into_iter()
+            .map(|expected| {
+                let count = expected.shape.iter().product();
+                let value = (0..count).map(|_| 0.04 * (random.next_u32() as f32 / u32::MAX as f32 - 0.5)).collect();
+                Parameter { name: expected.name, block: expected.block, shape: expected.shape, value }
+            })
+            .collect();
+        model.widen(growth.clone(), parameters)?;
+    }
+    drop(base);
+
+    let adamw = AdamWConfig { beta1: 0.9, beta2: 0.999, epsilon: 1e-8, weight_decay: 0.01 };
+    let trained: usize = model.parameters().iter().map(|p| p.value.len()).sum();
+    let mut optimizer = Optimizer::new(adamw, model.parameters());
+    let mut gradients = Gradients::zeros(model.parameters());
+    let tokens = args.batch * args.length;
+    let mut seconds = Vec::new();
+    for step in 0..=args.steps {
+        let mut token = || random.next_u32() % config.vocab_size as u32;
+        let batch = Batch {
+            batch_size: args.batch,
+            sequence_length: args.length,
+            tokens: (0..tokens).map(|_| token()).collect(),
+            targets: (0..tokens).map(|_| token()).collect(),
+            document_starts: None,
+        };
+        let start = Instant::now();
+        if args.mode == Mode::Forward {
+            model.score(&batch, false)?;
+        } else {
+            gradients.clear();
+            model.loss_and_gradients(&batch, &mut gradients, 1.0 / tokens as f32, args.recompute)?;
+            optimizer.update(model.parameters_mut(), &gradients, 1.0, step as u64 + 1, |_| 1e-4);
+        }
+        seconds.push(start.elapsed().as_secs_f64());
+    }
+    // Read before the roof is measured; the first step pays for allocations and is left out.
+    let peak_rss_mib = peak_rss_mib()?;
+    let mut seconds = seconds.split_off(1);
+    seconds.sort_by(f64::total_cmp);
+    let tokens_per_second = tokens as f64 / seconds.get(seconds.len() / 2).ok_or("--steps: at least 1")?;
+    let gflops = flops_per_token as f64 * tokens_per_second / 1e9;
+    let roof = support::roof(precision);
+    let line = serde_json::json!({
+        "mode": format!("{:?}", args.mode).to_lowercase(), "dtype": args.dtype, "threads": args.threads, "batch": args.batch,
+        "length": args.length, "trained": trained, "tokens_per_second": round(tokens_per_second, 1), "peak_rss_mib": peak_rss_mib,
+        "gflops": round(gflops, 1), "roof_gflops": round(roof, 1), "fraction_of_roof": round(gflops / roof, 3),
+    });
+    println!("{line}");
+    Ok(())
+}
+
+fn round(x: f64, digits: i32) -> f64 {
+    (x * 10f64.powi(digits)).round() / 10f64.powi(digits)
+}
+
+/// The recipes' growth of SmolLM2-135M, as in `peers/scale_torch.py`.
+fn growth(config: &Config, mode: Mode) -> Option<Growth> {
+    let group = config.num_attention_heads / config.num_key_value_heads;
+    let sizes = Sizes { hidden_size: 64, num_attention_heads: group, num_key_value_heads: 1, intermediate_size: 256 };
+    let placement = match mode {
+        Mode::Forward | Mode::Full => return None,
+        Mode::Preserve => Placement { preserved_layers: config.num_hidden_layers, modules: vec![] },
+        Mode::Adapt => Placement { preserved_layers: config.num_hidden_layers / 2, modules: vec![Module::Attention] },
+    };
+    Some(Growth { sizes, placement })
+}
+
+/// The most memory this process has had in use.
+fn peak_rss_mib() -> Result<u64, Box<dyn std::error::Error>> {
+    let status = std::fs::read_to_string("/proc/self/status")?;
+    let kib =
+        status.lines().find_map(|line| line.strip_prefix("VmHWM:")?.trim().strip_suffix("kB")).ok_or("no VmHWM in /proc/self/status")?;
+    Ok(kib.trim().parse::<u64>()? / 1024)
+}

@@ -1,0 +1,128 @@
+//! From a recipe to a run: everything is opened and checked in the order in which it can go wrong, then trained.
+
+use std::cell::RefCell;
+use std::path::{Path, PathBuf};
+use std::sync::atomic::{AtomicBool, Ordering};
+
+use super::build;
+use super::measure::Suite;
+use super::metrics::{EvalRecord, Record, TrainRecord};
+use super::run_folder::RunFolder;
+use super::trainer::{Hooks, Outcome, Trainer};
+use crate::checkpoint::BaseCheckpoint;
+use crate::data::{Encode, Encoder, Progress, TrainStream};
+use crate::error::{Error, Result};
+use crate::eval::leading_token;
+use crate::grow::file::BaseReference;
+use crate::recipe::Recipe;
+
+/// Whether a run is a new one.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Start {
+    /// A new run; a folder that holds one is refused.
+    New,
+    /// From the newest checkpoint, or as a new run where there is none yet.
+    Resume,
+    /// From the checkpoint of this step; newer ones are set aside.
+    ResumeFrom(u64),
+}
+
+/// What happens in a run, for whoever watches.
+#[derive(Debug)]
+pub enum Event<'a> {
+    /// A corpus is being tokenised.
+    Corpus(&'a Progress),
+    /// The model is being built: for a new expansion, the directions of the base's matrices are found.
+    Building,
+    /// A newer checkpoint was set aside.
+    SetAside(&'a Path),
+    /// Training starts after this many steps of this many.
+    Begin(u64, u64),
+    /// A step was made.
+    Step(&'a TrainRecord),
+    /// This many tokens of this many are scored.
+    Measuring(u64, u64),
+    /// A measurement was made.
+    Evaluation(&'a EvalRecord),
+}
+
+/// Trains as `recipe` says on `base` into the folder `out`, and tells `watch`. When `stop` becomes true, the step is finished and saved.
+///
+/// # Errors
+/// Whatever is wrong with the recipe, the base, a corpus or the folder, before anything is trained; then as [`Trainer::run`].
+pub fn train(recipe: Recipe, base: &BaseCheckpoint, out: &Path, start: Start, stop: &AtomicBool, watch: &mut dyn FnMut(Event)) -> Result<Outcome> {
+    if start == Start::New {
+        RunFolder::refuse_existing(out)?;
+    }
+    let recipe = recipe.resolve(base.config())?;
+    let tokenizer = base.tokenizer()?;
+    let bos = leading_token(&tokenizer)?;
+    let encoder = Encoder::new(tokenizer)?;
+    let check_stop = || if stop.load(Ordering::Relaxed) { Err(Error::Interrupted("no step was made".into())) } else { Ok(()) };
+    let cache = token_cache(out);
+    let mut on_corpus = |progress: &Progress| {
+        watch(Event::Corpus(progress));
+        check_stop()
+    };
+    let stream = TrainStream::new(&recipe.data.stream, Path::new(""), &cache, &encoder, recipe.train.seed, &mut on_corpus)?;
+    let suite = Suite::open(&recipe, base, &encoder, bos, &cache, &mut on_corpus)?;
+    let sha256 = base.sha256()?;
+
+    let folder = RunFolder::open(out)?;
+    let point = match start {
+        Start::New => {
+            // Again, now that nobody else can begin one.
+            RunFolder::refuse_existing(out)?;
+            None
+        }
+        Start::Resume => folder.resume_point(None)?,
+        Start::ResumeFrom(step) => folder.resume_point(Some(step))?,
+    };
+    watch(Event::Building);
+    let model = match &point {
+        Some(point) => {
+            build::check_base(&point.state, &point.path, &sha256, &recipe.model.path)?;
+            if let Some(started) = RunFolder::recipe(out)? {
+                started.check_resumable(&recipe, point.state.step)?;
+            }
+            let model = build::restore(&recipe, base, &point.path)?;
+            for path in folder.set_aside_newer(point.state.step)? {
+                watch(Event::SetAside(&path));
+            }
+            model
+        }
+        None => build::start(&recipe, base, &|_, _| {})?,
+    };
+    check_stop()?;
+
+    let steps = recipe.train.schedule.steps;
+    let reference = BaseReference { path: recipe.model.path.clone(), sha256 };
+    let mut trainer = Trainer::new(recipe, model, stream, folder, reference, encoder.fingerprint(), point.as_ref())?;
+    watch(Event::Begin(point.as_ref().map_or(0, |point| point.state.step), steps));
+    let watch = RefCell::new(watch);
+    let mut hooks = Hooks {
+        stop,
+        evaluate: None,
+        on_record: Box::new(|record| {
+            (watch.borrow_mut())(match record {
+                Record::Train(record) => Event::Step(record),
+                Record::Eval(record) => Event::Evaluation(record),
+            })
+        }),
+    };
+    if !suite.is_empty() {
+        hooks.evaluate = Some(Box::new(|model, _| {
+            let results = suite.evaluate(model, &mut |tokens| {
+                (watch.borrow_mut())(Event::Measuring(tokens, suite.tokens()));
+                check_stop()
+            })?;
+            Ok(results.iter().flat_map(|(group, result)| result.metrics(group)).collect())
+        }));
+    }
+    trainer.run(&mut hooks)
+}
+
+/// Tokenised corpora lie beside the runs, which share them.
+pub fn token_cache(out: &Path) -> PathBuf {
+    out.parent().unwrap_or(Path::new("")).join("token-cache")
+}

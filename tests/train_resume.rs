@@ -1,0 +1,201 @@
+//! Stop and go on: a resumed run equals one that never stopped, however it was stopped.
+
+mod train_world;
+
+use std::fs;
+use std::process::Stdio;
+use std::time::Duration;
+
+use train_world::{World, deterministic, failed, steps, succeeded};
+use treering::data::order::Random;
+use treering::train::RunFolder;
+use treering::train::session::{Event, Start};
+use treering::Error;
+
+const METHODS: [&str; 3] = ["scale-preserve", "scale-adapt", "full"];
+
+fn never(_: &Event) -> bool {
+    false
+}
+
+#[test]
+fn resumed_equals_uninterrupted_bit_for_bit() {
+    let world = World::new();
+    for kind in METHODS {
+        world.recipe(kind, "");
+        let (whole, cut) = (format!("{kind}-whole"), format!("{kind}-cut"));
+        world.train_here(kind, &whole, &[], Start::New, &mut never).unwrap();
+        // Stopped in the first measurement, in the middle, in a measurement, and at a step that has a checkpoint anyway.
+        type StopAt = fn(&Event) -> bool;
+        let stops: [(u64, StopAt); 4] = [
+            (0, |event| matches!(event, Event::Measuring(..))),
+            (2, |event| matches!(event, Event::Step(record) if record.step == 2)),
+            (4, |event| matches!(event, Event::Measuring(..))),
+            (9, |event| matches!(event, Event::Step(record) if record.step == 9)),
+        ];
+        for (step, stop_at) in stops {
+            let stopped = world.train_here(kind, &cut, &[], Start::Resume, &mut { stop_at });
+            assert!(matches!(&stopped, Err(Error::Interrupted(text)) if text.starts_with(&format!("step {step} of 12"))), "{stopped:?}");
+            assert_eq!(steps(&world.path(&cut)).last(), Some(&step));
+        }
+        let outcome = world.train_here(kind, &cut, &[], Start::Resume, &mut never).unwrap();
+        assert_eq!(outcome.steps, 12);
+        assert!(deterministic(&world.path(&whole)) == deterministic(&world.path(&cut)), "{kind}");
+    }
+}
+
+#[test]
+fn a_finished_run_resumes_to_itself() {
+    let world = World::new();
+    world.recipe("scale-preserve", "");
+    let outcome = world.train_here("scale-preserve", "run", &[], Start::New, &mut never).unwrap();
+    let before = deterministic(&world.path("run"));
+    let again = world.train_here("scale-preserve", "run", &[], Start::Resume, &mut never).unwrap();
+    assert_eq!((again.checkpoint, again.loss), (outcome.checkpoint, None));
+    assert!(before == deterministic(&world.path("run")));
+}
+
+#[test]
+fn a_longer_run_goes_on_from_a_shorter_one_under_a_constant_schedule() {
+    let world = World::new();
+    world.recipe("scale-adapt", "");
+    let constant = ["train.schedule=constant", "eval.every_steps=0", "eval.at_start=false", "data.learn=[]", "data.forget=[]"];
+    let longer = [&constant[..], &["train.steps=20"]].concat();
+    world.train_here("scale-adapt", "whole", &longer, Start::New, &mut never).unwrap();
+    world.train_here("scale-adapt", "grown", &constant, Start::New, &mut never).unwrap();
+    world.train_here("scale-adapt", "grown", &longer, Start::Resume, &mut never).unwrap();
+    assert!(deterministic(&world.path("whole")) == deterministic(&world.path("grown")));
+}
+
+#[cfg(unix)]
+#[test]
+fn a_run_killed_at_any_moment_again_and_again_equals_uninterrupted() {
+    let world = World::new();
+    world.recipe("scale-adapt", "");
+    // Long enough to be killed in many places, with a checkpoint and a removal every other step.
+    let set = ["--set", "train.steps=60", "--set", "train.checkpoint_every_steps=2", "--resume"];
+    succeeded(&world.train("scale-adapt", "whole", &set));
+    let mut random = Random::new(std::process::id().into(), 0);
+    let mut kills = 0;
+    for attempt in 0.. {
+        let arguments = [&["train", "scale-adapt.toml", "--out", "killed"], &set[..]].concat();
+        let mut child = world.command(&arguments).stdout(Stdio::null()).stderr(Stdio::piped()).spawn().unwrap();
+        // Longer with every attempt, so that the end is reached.
+        std::thread::sleep(Duration::from_millis(random.below(60 + attempt * 30)));
+        if let Some(status) = child.try_wait().unwrap() {
+            assert!(status.success(), "after {kills} kills");
+            break;
+        }
+        child.kill().unwrap();
+        kills += usize::from(!child.wait().unwrap().success());
+    }
+    assert!(kills > 0);
+    assert!(deterministic(&world.path("whole")) == deterministic(&world.path("killed")), "after {kills} kills");
+    let left: Vec<_> = fs::read_dir(world.path("killed/checkpoints")).unwrap().map(|e| e.unwrap().file_name()).collect();
+    assert_eq!(left.len(), 2, "{left:?}");
+}
+
+#[cfg(unix)]
+#[test]
+fn an_interrupted_command_saves_and_exits_with_130() {
+    let world = World::new();
+    world.recipe("scale-preserve", "");
+    for signal in ["-INT", "-TERM"] {
+        let arguments = ["train", "scale-preserve.toml", "--out", signal, "--set", "train.steps=100000", "--set", "eval.at_start=false"];
+        let child = world.command(&arguments).stderr(Stdio::piped()).spawn().unwrap();
+        while steps(&world.path(signal)).is_empty() {
+            std::thread::sleep(Duration::from_millis(5));
+        }
+        let killed = std::process::Command::new("kill").args([signal, &child.id().to_string()]).status().unwrap();
+        assert!(killed.success());
+        let error = failed(&child.wait_with_output().unwrap(), 130);
+        assert!(error.contains("is saved in") && error.contains("--resume"), "{error}");
+        let last = *steps(&world.path(signal)).last().unwrap();
+        assert!(error.contains(&format!("step {last} of 100000")), "{error}");
+    }
+}
+
+#[test]
+fn a_damaged_checkpoint_is_named_and_never_passed_over() {
+    let world = World::new();
+    world.recipe("scale-preserve", "");
+    world.train_here("scale-preserve", "run", &[], Start::New, &mut never).unwrap();
+    let whole = deterministic(&world.path("run"));
+    assert_eq!(steps(&world.path("run")), [9, 12]);
+    for name in ["trained.safetensors", "optimizer.safetensors", "state.json"] {
+        let path = world.path(&format!("run/checkpoints/step-000012/{name}"));
+        let good = fs::read(&path).unwrap();
+        let mut flipped = good.clone();
+        let middle = flipped.len() / 2;
+        flipped[middle] ^= 1;
+        let truncated = &good[..good.len() - 1];
+        for bad in [flipped.as_slice(), truncated, b""] {
+            fs::write(&path, bad).unwrap();
+            let error = failed(&world.train("scale-preserve", "run", &["--resume"]), 1);
+            assert!(error.contains(name) && error.contains("damaged") && error.contains("--resume-from STEP goes back") && error.contains("are 9"), "{error}");
+        }
+        fs::remove_file(&path).unwrap();
+        assert!(failed(&world.train("scale-preserve", "run", &["--resume"]), 1).contains(name));
+        fs::write(&path, good).unwrap();
+    }
+    fs::remove_file(world.path("run/checkpoints/step-000012/SHA256SUMS")).unwrap();
+    assert!(failed(&world.train("scale-preserve", "run", &["--resume"]), 1).contains("SHA256SUMS"));
+    // An older one is gone back to only when asked for, and the newer one is kept under another name.
+    assert!(failed(&world.train("scale-preserve", "run", &["--resume-from", "3"]), 2).contains("steps with one: 9, 12"));
+    let output = world.train("scale-preserve", "run", &["--resume-from", "9", "--verbose"]);
+    succeeded(&output);
+    assert!(String::from_utf8_lossy(&output.stderr).contains("step-000012.set-aside"));
+    assert!(world.path("run/checkpoints/step-000012.set-aside").exists());
+    assert!(whole == deterministic(&world.path("run")));
+}
+
+#[test]
+fn what_a_killed_run_left_half_written_is_ignored_and_removed() {
+    let world = World::new();
+    world.recipe("full", "");
+    world.train_here("full", "run", &[], Start::New, &mut |event| matches!(event, Event::Step(record) if record.step == 5)).unwrap_err();
+    let stray = world.path("run/checkpoints/.step-000011.tmp-99-0");
+    fs::create_dir(&stray).unwrap();
+    fs::write(stray.join("trained.safetensors"), b"half").unwrap();
+    assert_eq!(steps(&world.path("run")), [3, 5]);
+    world.train_here("full", "run", &[], Start::Resume, &mut never).unwrap();
+    assert!(!stray.exists());
+}
+
+#[test]
+fn the_newest_checkpoints_are_kept() {
+    let world = World::new();
+    world.recipe("scale-preserve", "");
+    for (keep, expected) in [("0", &[3, 6, 9, 12][..]), ("1", &[12]), ("3", &[6, 9, 12])] {
+        let out = format!("keep-{keep}");
+        world.train_here("scale-preserve", &out, &[&format!("train.keep_checkpoints={keep}")], Start::New, &mut never).unwrap();
+        assert_eq!(steps(&world.path(&out)), expected);
+    }
+}
+
+#[test]
+fn a_changed_base_or_recipe_or_corpus_is_refused() {
+    let world = World::new();
+    world.recipe("scale-preserve", "");
+    world.train_here("scale-preserve", "run", &[], Start::New, &mut |event| matches!(event, Event::Step(_))).unwrap_err();
+    let error = failed(&world.train("scale-preserve", "run", &["--resume", "--set", "train.learning_rate=1e-5"]), 2);
+    assert!(error.contains("train.learning_rate: the run has 0.003, the recipe 0.00001") || error.contains("1e-5"), "{error}");
+    assert!(failed(&world.train("scale-preserve", "run", &[]), 2).contains("--resume goes on with it"));
+    let corpus = fs::read(world.path("new.jsonl")).unwrap();
+    fs::write(world.path("new.jsonl"), b"{\"text\": \"w1 w2 w3\"}\n").unwrap();
+    failed(&world.train("scale-preserve", "run", &["--resume"]), 2);
+    fs::write(world.path("new.jsonl"), corpus).unwrap();
+    world.change_base();
+    let error = failed(&world.train("scale-preserve", "run", &["--resume"]), 1);
+    assert!(error.contains("state.json") && error.contains("SHA-256"), "{error}");
+}
+
+#[test]
+fn two_processes_never_train_in_one_folder() {
+    let world = World::new();
+    world.recipe("scale-preserve", "");
+    let held = RunFolder::open(world.path("run")).unwrap();
+    assert!(failed(&world.train("scale-preserve", "run", &[]), 2).contains("another treering is training"));
+    drop(held);
+    succeeded(&world.train("scale-preserve", "run", &[]));
+}
