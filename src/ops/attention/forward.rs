@@ -2,7 +2,6 @@
 
 use super::product::Product;
 use super::{KEYS, SERIAL, Sequences, Shape, Shared, Tile, with_scratch};
-use crate::ops::gemm::View;
 use crate::ops::math::{LANES, exp2, max, sum_lanes};
 use crate::simd_fn;
 use rayon::prelude::*;
@@ -81,10 +80,8 @@ fn forward_tile(
         maxima.fill(f32::NEG_INFINITY);
         totals.fill(0.0);
         for (base, keys) in tile.key_tiles() {
-            let k_tile = View::rows(k.head(tile.batch, base, tile.kv_head, d), k.row_stride);
-            let v_tile = View::rows(v.head(tile.batch, base, tile.kv_head, d), v.row_stride);
-            let k_tile = product.pack(k_tile.t(), d, keys, k_memory);
-            let v_tile = product.pack(v_tile, keys, d, v_memory);
+            let k_tile = product.pack_transposed(k.head(tile.batch, base, tile.kv_head, d), k.row_stride, d, keys, k_memory);
+            let v_tile = product.pack(v.head(tile.batch, base, tile.kv_head, d), v.row_stride, keys, d, v_memory);
             for first in (0..tile.queries).step_by(block_queries) {
                 let block = tile.block(first, block_queries);
                 let seen = (block.end + block.queries - 1).saturating_sub(base).min(keys);
