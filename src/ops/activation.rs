@@ -86,7 +86,9 @@ simd_fn! {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::ops::reference::{self, assert_close, assert_same_on_any_thread_count, bits, dot, each_isa, finite_differences, random, wide};
+    use crate::ops::reference::{
+        self, assert_close, assert_same_on_any_thread_count, bits, dot, each_isa, finite_differences, random, wide,
+    };
 
     fn inputs(n: usize) -> [Vec<f32>; 3] {
         [random(1, n).iter().map(|g| g * 3.0).collect(), random(2, n), random(3, n)]

@@ -147,9 +147,8 @@ mod tests {
             let (mut nll, mut correct) = ([f32::NAN; 3], [true; 3]);
             let mut gradient = x.clone();
             cross_entropy_gradient(&mut gradient, vocab, &targets, 0.25, &mut nll, &mut correct);
-            let want = finite_differences(&wide(&x), |x| {
-                0.25 * (reference::nll(&x[..vocab], 1) + reference::nll(&x[2 * vocab..], vocab - 1))
-            });
+            let want =
+                finite_differences(&wide(&x), |x| 0.25 * (reference::nll(&x[..vocab], 1) + reference::nll(&x[2 * vocab..], vocab - 1)));
             assert_close("gradient", &gradient, &want, 1e-6);
             assert_eq!((nll[1], correct[1]), (0.0, false));
             assert!(gradient[vocab..2 * vocab].iter().all(|&g| g == 0.0));

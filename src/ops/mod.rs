@@ -13,9 +13,9 @@ pub mod loss;
 pub mod math;
 pub mod norm;
 pub mod packed;
+pub mod recorded;
 #[cfg(test)]
 pub(crate) mod reference;
-pub mod recorded;
 pub mod rope;
 pub mod tape;
 pub mod tensor;

@@ -109,7 +109,9 @@ fn weighted_dot(x: &[f32], dout: &[f32], weight: &[f32]) -> f32 {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::ops::reference::{self, assert_close, assert_same_on_any_thread_count, bits, dot, each_isa, finite_differences, random, wide};
+    use crate::ops::reference::{
+        self, assert_close, assert_same_on_any_thread_count, bits, dot, each_isa, finite_differences, random, wide,
+    };
 
     const EPS: f32 = 1e-5;
 

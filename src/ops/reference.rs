@@ -137,9 +137,8 @@ impl Attention {
                     let at = (row * self.heads + h) * d;
                     let group = h / (self.heads / self.kv_heads);
                     let key = |j: usize| ((b * key_len + j) * self.kv_heads + group) * d;
-                    let scores: Vec<f64> = (first..=self.past + i)
-                        .map(|j| dot(&q[at..at + d], &k[key(j)..key(j) + d]) / (d as f64).sqrt())
-                        .collect();
+                    let scores: Vec<f64> =
+                        (first..=self.past + i).map(|j| dot(&q[at..at + d], &k[key(j)..key(j) + d]) / (d as f64).sqrt()).collect();
                     let max = scores.iter().copied().fold(f64::NEG_INFINITY, f64::max);
                     let total: f64 = scores.iter().map(|s| (s - max).exp()).sum();
                     for (j, s) in (first..).zip(&scores) {

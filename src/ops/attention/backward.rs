@@ -40,10 +40,7 @@ pub fn backward(shape: &Shape, saved: Saved<'_>, dout: &[f32], dq: &mut [f32], d
     assert!(dout.len() == saved.q.len() && dq.len() == saved.q.len() && dk.len() == key_values && dv.len() == key_values);
     let (dq, dk, dv) = (Shared::new(dq), Shared::new(dk), Shared::new(dv));
     let task = Task { shape: *shape, saved, dout, dq, dk, dv, accumulate, product: Product::current() };
-    (0..shape.batch * shape.kv_heads)
-        .into_par_iter()
-        .with_max_len(1)
-        .for_each(|i| task.run(i / shape.kv_heads, i % shape.kv_heads));
+    (0..shape.batch * shape.kv_heads).into_par_iter().with_max_len(1).for_each(|i| task.run(i / shape.kv_heads, i % shape.kv_heads));
 }
 
 struct Task<'a> {

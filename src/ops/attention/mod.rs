@@ -75,7 +75,10 @@ impl Shape {
         for s in [k, v] {
             let width = self.kv_heads * self.head_dim;
             let end = self.batch.saturating_sub(1) * s.batch_stride + self.key_len().saturating_sub(1) * s.row_stride + width;
-            assert!(self.batch * self.query_len == 0 || (end <= s.data.len() && width <= s.row_stride), "{self:?}: keys or values too short");
+            assert!(
+                self.batch * self.query_len == 0 || (end <= s.data.len() && width <= s.row_stride),
+                "{self:?}: keys or values too short"
+            );
         }
         if let Some(starts) = starts {
             let ends = (0..self.batch).flat_map(|_| self.past..self.key_len());
