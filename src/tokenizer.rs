@@ -1,66 +1,263 @@
-//! Text to tokens and back.
+//! Text to tokens and back: a `tokenizer.json`, or the tokenizer inside a GGUF file.
 
-use crate::error::Result;
+mod gguf;
+
+use std::fmt;
+use std::fs;
+use std::io::Write;
 use std::path::Path;
 
-/// A tokenizer.
+use serde_json::{Value, json};
+use sha2::{Digest, Sha256};
+
+use crate::checkpoint::atomic;
+use crate::error::{Error, IoContext, Result};
+
+/// So many tokens without a whole character are given out as they are; a character takes four at most.
+const MAX_PENDING: usize = 16;
+
+/// A tokenizer, with the tokens that begin and end a sequence.
 #[derive(Clone)]
-pub struct Tokenizer;
+pub struct Tokenizer {
+    inner: tokenizers::Tokenizer,
+    vocab_size: usize,
+    bos_token_id: Option<u32>,
+    eos_token_id: Option<u32>,
+}
+
 impl Tokenizer {
-    /// Reads a `tokenizer.json`.
-    pub fn from_file(_path: impl AsRef<Path>) -> Result<Self> {
-        todo!()
+    /// Reads a `tokenizer.json`, and the names of the first and last token from a `tokenizer_config.json` beside it.
+    ///
+    /// # Errors
+    /// [`Error::Io`], or [`Error::File`] where one of them cannot be understood.
+    pub fn from_file(path: impl AsRef<Path>) -> Result<Self> {
+        let path = path.as_ref();
+        let text = fs::read_to_string(path).at(path)?;
+        let mut tokenizer = Self::from_json(&text).map_err(|error| Error::file(path, error))?;
+        let config = path.with_file_name("tokenizer_config.json");
+        if config.exists() {
+            let text = fs::read_to_string(&config).at(&config)?;
+            let value: Value = serde_json::from_str(&text).map_err(|e| Error::file(&config, format_args!("is not JSON: {e}")))?;
+            let token = |key: &str| -> Result<Option<u32>> {
+                let token = match value.get(key) {
+                    Some(Value::String(token)) => token,
+                    Some(Value::Object(map)) => match map.get("content") {
+                        Some(Value::String(token)) => token,
+                        _ => return Err(Error::file(&config, format_args!("`{key}` has no `content`"))),
+                    },
+                    None | Some(Value::Null) => return Ok(None),
+                    Some(_) => return Err(Error::file(&config, format_args!("`{key}` is neither a text nor an object"))),
+                };
+                match tokenizer.token_to_id(token) {
+                    Some(id) => Ok(Some(id)),
+                    None => Err(Error::file(&config, format_args!("`{key}` is {token:?}, which {} has not", path.display()))),
+                }
+            };
+            (tokenizer.bos_token_id, tokenizer.eos_token_id) = (token("bos_token")?, token("eos_token")?);
+        }
+        Ok(tokenizer)
     }
+
+    /// Reads the text of a `tokenizer.json`.
+    ///
+    /// # Errors
+    /// [`Error::Usage`] where it is none.
+    pub fn from_json(text: &str) -> Result<Self> {
+        let inner = tokenizers::Tokenizer::from_bytes(text).map_err(|e| Error::usage(format_args!("is not a tokenizer: {e}")))?;
+        Self::new(inner)
+    }
+
+    /// Takes a tokenizer as the crate `tokenizers` makes it. Truncation and padding are switched off: they would change texts silently.
+    ///
+    /// # Errors
+    /// [`Error::Usage`] where it has no tokens.
+    pub fn new(mut inner: tokenizers::Tokenizer) -> Result<Self> {
+        inner.with_truncation(None).map_err(|e| Error::usage(format_args!("is not a tokenizer: {e}")))?;
+        inner.with_padding(None);
+        let Some(largest) = inner.get_vocab(true).into_values().max() else {
+            return Err(Error::usage("the tokenizer has no tokens"));
+        };
+        Ok(Self { inner, vocab_size: largest as usize + 1, bos_token_id: None, eos_token_id: None })
+    }
+
+    /// The same tokenizer with the tokens that begin and end a sequence, where it does not name them itself.
+    pub fn with_defaults(mut self, bos_token_id: Option<u32>, eos_token_id: Option<u32>) -> Self {
+        self.bos_token_id = self.bos_token_id.or(bos_token_id);
+        self.eos_token_id = self.eos_token_id.or(eos_token_id);
+        self
+    }
+
+    /// Checks that every token is one of a model's.
+    ///
+    /// # Errors
+    /// [`Error::File`] about `path` where the largest token is not.
+    pub fn check_fits(&self, path: impl AsRef<Path>, vocab_size: usize) -> Result<()> {
+        if self.vocab_size <= vocab_size {
+            return Ok(());
+        }
+        let largest = self.vocab_size - 1;
+        let name = self.inner.id_to_token(largest as u32).unwrap_or_default();
+        Err(Error::file(
+            path,
+            format_args!("the tokenizer does not fit the model: its token {name:?} is number {largest}, and `vocab_size` is {vocab_size}"),
+        ))
+    }
+
     /// Tokens of a text, with no special tokens added.
-    pub fn encode(&self, _text: &str) -> Result<Vec<u32>> {
-        todo!()
+    ///
+    /// # Errors
+    /// [`Error::Usage`] where the tokenizer cannot express the text.
+    pub fn encode(&self, text: &str) -> Result<Vec<u32>> {
+        self.encode_as(text, false)
     }
-    /// Tokens of a text, with the special tokens its model expects (such as a first BOS).
-    pub fn encode_with_special(&self, _text: &str) -> Result<Vec<u32>> {
-        todo!()
+
+    /// Tokens of a text, with the special tokens that its model expects around it (such as a first BOS).
+    ///
+    /// # Errors
+    /// As [`Tokenizer::encode`].
+    pub fn encode_with_special(&self, text: &str) -> Result<Vec<u32>> {
+        self.encode_as(text, true)
     }
-    /// Text of tokens; special tokens are left out.
-    pub fn decode(&self, _tokens: &[u32]) -> Result<String> {
-        todo!()
+
+    fn encode_as(&self, text: &str, special: bool) -> Result<Vec<u32>> {
+        let encoding =
+            self.inner.encode_fast(text, special).map_err(|e| Error::usage(format_args!("the text cannot be tokenized: {e}")))?;
+        Ok(encoding.get_ids().to_vec())
     }
-    /// A decoder that gives text token by token.
+
+    /// Text of tokens; special tokens are left out, and bytes that are no character become U+FFFD.
+    ///
+    /// # Errors
+    /// [`Error::Usage`] where the tokenizer's decoder fails.
+    pub fn decode(&self, tokens: &[u32]) -> Result<String> {
+        self.inner.decode(tokens, true).map_err(|e| Error::usage(format_args!("the tokens cannot be decoded: {e}")))
+    }
+
+    /// A decoder that gives text token by token, never half a character.
     pub fn stream(&self) -> StreamDecoder<'_> {
-        todo!()
+        StreamDecoder { tokenizer: self, tokens: Vec::new(), shown: 0 }
     }
+
     /// The largest token number plus one.
     pub fn vocab_size(&self) -> usize {
-        todo!()
+        self.vocab_size
     }
+
     /// The number of a token.
-    pub fn token_to_id(&self, _token: &str) -> Option<u32> {
-        todo!()
+    pub fn token_to_id(&self, token: &str) -> Option<u32> {
+        self.inner.token_to_id(token)
     }
+
     /// The token that begins a sequence.
     pub fn bos_token_id(&self) -> Option<u32> {
-        todo!()
+        self.bos_token_id
     }
+
     /// The token that ends a sequence.
     pub fn eos_token_id(&self) -> Option<u32> {
-        todo!()
+        self.eos_token_id
     }
+
     /// The text of a `tokenizer.json`.
+    ///
+    /// # Errors
+    /// [`Error::Usage`] where the crate `tokenizers` cannot write what it read.
     pub fn to_json(&self) -> Result<String> {
-        todo!()
+        self.inner.to_string(false).map_err(|e| Error::usage(format_args!("the tokenizer cannot be written: {e}")))
     }
-    /// Hash of that text.
+
+    /// Writes `tokenizer.json` and `tokenizer_config.json` into a folder.
+    ///
+    /// # Errors
+    /// [`Error::Io`], and as [`Tokenizer::to_json`].
+    pub fn save(&self, dir: impl AsRef<Path>) -> Result<()> {
+        let name = |id: Option<u32>| id.and_then(|id| self.inner.id_to_token(id));
+        let config = json!({
+            "tokenizer_class": "PreTrainedTokenizerFast",
+            "clean_up_tokenization_spaces": false,
+            "bos_token": name(self.bos_token_id),
+            "eos_token": name(self.eos_token_id),
+        });
+        for (file, text) in [("tokenizer.json", self.to_json()?), ("tokenizer_config.json", format!("{config:#}\n"))] {
+            let path = dir.as_ref().join(file);
+            atomic::write_file(&path, |writer| writer.write_all(text.as_bytes()).at(&path))?;
+        }
+        Ok(())
+    }
+
+    /// Hash, in hexadecimal, of [`Tokenizer::to_json`].
+    ///
+    /// # Errors
+    /// As [`Tokenizer::to_json`].
     pub fn sha256(&self) -> Result<String> {
-        todo!()
+        Ok(Sha256::digest(self.to_json()?.as_bytes()).iter().map(|byte| format!("{byte:02x}")).collect())
     }
 }
-/// Incremental decoding.
-pub struct StreamDecoder<'a>(&'a Tokenizer);
+
+impl fmt::Debug for Tokenizer {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Tokenizer")
+            .field("vocab_size", &self.vocab_size)
+            .field("bos_token_id", &self.bos_token_id)
+            .field("eos_token_id", &self.eos_token_id)
+            .finish_non_exhaustive()
+    }
+}
+
+/// See [`Tokenizer::stream`]: its pieces together are [`Tokenizer::decode`] of all tokens.
+#[derive(Debug)]
+pub struct StreamDecoder<'a> {
+    tokenizer: &'a Tokenizer,
+    /// What was shown last, for context (a first space depends on what is before it), and what is pending after it.
+    tokens: Vec<u32>,
+    /// How many of `tokens` were shown.
+    shown: usize,
+}
+
 impl StreamDecoder<'_> {
-    /// Takes one token and returns the text that is now certain (often empty inside a multi-byte character).
-    pub fn push(&mut self, _token: u32) -> Result<String> {
-        todo!()
+    /// Takes one token and returns the text that is now certain; empty inside a character of several tokens.
+    ///
+    /// # Errors
+    /// As [`Tokenizer::decode`].
+    pub fn push(&mut self, token: u32) -> Result<String> {
+        self.tokens.push(token);
+        let text = self.pending()?;
+        if text.is_empty() || text.ends_with(char::REPLACEMENT_CHARACTER) && self.tokens.len() - self.shown < MAX_PENDING {
+            return Ok(String::new());
+        }
+        self.tokens.drain(..self.shown);
+        self.shown = self.tokens.len();
+        Ok(text)
     }
-    /// What is left at the end.
+
+    /// What is left at the end: a character that never became whole, as U+FFFD.
+    ///
+    /// # Errors
+    /// As [`Tokenizer::decode`].
     pub fn finish(self) -> Result<String> {
-        todo!()
+        self.pending()
+    }
+
+    fn pending(&self) -> Result<String> {
+        let before = self.tokenizer.decode(&self.tokens[..self.shown])?;
+        let all = self.tokenizer.decode(&self.tokens)?;
+        // `before` may end in a character that was given up and is now whole: what both begin with counts as shown.
+        let same: usize = before.chars().zip(all.chars()).take_while(|(a, b)| a == b).map(|(a, _)| a.len_utf8()).sum();
+        Ok(all[same..].to_string())
     }
 }
+impl crate::data::Encode for Tokenizer {
+    fn encode(&self, text: &str) -> Result<Vec<u32>> {
+        Self::encode(self, text)
+    }
+
+    /// The separator of pre-training documents where the vocabulary has one (an instruction-tuned model's `eos` ends a turn instead), else `eos`.
+    fn end_of_text(&self) -> Option<u32> {
+        ["<|endoftext|>", "<|end_of_text|>"].into_iter().find_map(|t| self.token_to_id(t)).or_else(|| self.eos_token_id())
+    }
+
+    fn fingerprint(&self) -> String {
+        self.sha256().unwrap_or_else(|e| format!("unhashed: {e}"))
+    }
+}
+

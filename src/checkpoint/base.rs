@@ -1,10 +1,19 @@
 //! The base model: a Hugging Face directory, a GGUF file, or weights made in memory.
 
-use std::collections::HashMap;
-use std::path::Path;
+use std::collections::{BTreeMap, HashMap};
+use std::fs;
+use std::io::Write;
+use std::path::{Path, PathBuf};
+use std::sync::OnceLock;
+
+use serde_json::Value;
+use sha2::{Digest, Sha256};
 
 use super::config::Config;
-use crate::error::Result;
+use super::gguf::Gguf;
+use super::weights::Weights;
+use super::{atomic, gguf_llama, huggingface};
+use crate::error::{Error, IoContext, Result};
 use crate::tokenizer::Tokenizer;
 
 /// A tensor of a checkpoint, without its values.
@@ -29,48 +38,241 @@ pub enum Dtype {
     Bf16,
 }
 
-/// A Llama-family model to grow from.
-pub struct BaseCheckpoint;
+/// A Llama-family model to grow from: its configuration, and its weights as f32 under their Hugging Face names.
+pub struct BaseCheckpoint {
+    path: PathBuf,
+    config: Config,
+    source: Source,
+    sha256: OnceLock<String>,
+}
+
+enum Source {
+    Directory(Weights),
+    Gguf(Box<Gguf>, Weights),
+    Memory(BTreeMap<String, (Vec<usize>, Vec<f32>)>, Option<Box<Tokenizer>>),
+}
 
 impl BaseCheckpoint {
-    /// Opens a Hugging Face directory or a `.gguf` file.
-    pub fn open(_path: impl AsRef<Path>) -> Result<Self> {
-        todo!()
+    /// Opens a Hugging Face directory (`config.json`, `model.safetensors` or its shards, `tokenizer.json`) or a `.gguf` file.
+    /// Headers are read and checked now, weights when they are asked for.
+    ///
+    /// # Errors
+    /// [`Error::Io`], or [`Error::File`] with the file and the key or tensor that is at fault.
+    pub fn open(path: impl AsRef<Path>) -> Result<Self> {
+        let path = path.as_ref();
+        let meta = fs::metadata(path).at(path)?;
+        let (config, source) = if meta.is_dir() {
+            let config = path.join("config.json");
+            if !config.exists() {
+                return Err(Error::file(path, "has no config.json; a Hugging Face directory or a .gguf file was expected"));
+            }
+            (Config::from_file(config)?, Source::Directory(huggingface::open(path)?))
+        } else if path.extension().is_some_and(|e| e.eq_ignore_ascii_case("safetensors")) {
+            return Err(Error::file(path, "is a file of weights alone; give the directory that also holds its config.json"));
+        } else {
+            let (gguf, weights) = Gguf::open(path)?;
+            let (config, weights) = gguf_llama::load(&gguf, weights)?;
+            (config, Source::Gguf(Box::new(gguf), weights))
+        };
+        Ok(Self { path: path.to_path_buf(), config, source, sha256: OnceLock::new() })
     }
-    /// A base whose weights are in memory.
-    pub fn from_memory(_config: Config, _tensors: HashMap<String, (Vec<usize>, Vec<f32>)>, _tokenizer: Option<Tokenizer>) -> Result<Self> {
-        todo!()
+
+    /// A base whose weights are in memory: each tensor's shape and values by its Hugging Face name.
+    ///
+    /// # Errors
+    /// [`Error::Usage`] where the configuration does not hold or a tensor is not of its shape.
+    pub fn from_memory(config: Config, tensors: HashMap<String, (Vec<usize>, Vec<f32>)>, tokenizer: Option<Tokenizer>) -> Result<Self> {
+        config.validate()?;
+        for (name, (shape, values)) in &tensors {
+            if shape.iter().try_fold(1usize, |n, &size| n.checked_mul(size)) != Some(values.len()) {
+                return Err(Error::usage(format_args!("tensor `{name}` of shape {shape:?} was given {} values", values.len())));
+            }
+        }
+        let source = Source::Memory(tensors.into_iter().collect(), tokenizer.map(Box::new));
+        Ok(Self { path: PathBuf::new(), config, source, sha256: OnceLock::new() })
     }
-    /// Where it was opened; empty for one in memory.
+
+    /// Where it was opened; empty for a base in memory.
     pub fn path(&self) -> &Path {
-        todo!()
+        &self.path
     }
+
     /// Its configuration.
     pub fn config(&self) -> &Config {
-        todo!()
+        &self.config
     }
-    /// A tensor's values.
-    pub fn tensor(&self, _name: &str, _expected_shape: &[usize]) -> Result<Vec<f32>> {
-        todo!()
+
+    /// The values of a tensor, row-major.
+    ///
+    /// # Errors
+    /// [`Error::File`] where the tensor is missing, is not of `expected_shape`, cannot be decoded or holds a value that is not finite.
+    pub fn tensor(&self, name: &str, expected_shape: &[usize]) -> Result<Vec<f32>> {
+        let missing = || Error::file(&self.path, format_args!("has no tensor `{name}` (expected, of shape {expected_shape:?})"));
+        let fits = |shape: &[usize]| {
+            if shape == expected_shape {
+                Ok(())
+            } else {
+                Err(Error::file(&self.path, format_args!("tensor `{name}` is of shape {shape:?}, and {expected_shape:?} was expected")))
+            }
+        };
+        match &self.source {
+            Source::Directory(weights) | Source::Gguf(_, weights) => {
+                let entry = weights.entries.get(name).ok_or_else(missing)?;
+                fits(&entry.shape)?;
+                weights.read(name, entry)
+            }
+            Source::Memory(tensors, _) => {
+                let (shape, values) = tensors.get(name).ok_or_else(missing)?;
+                fits(shape)?;
+                Ok(values.clone())
+            }
+        }
     }
+
     /// Whether it has a tensor of this name.
-    pub fn has_tensor(&self, _name: &str) -> bool {
-        todo!()
+    pub fn has_tensor(&self, name: &str) -> bool {
+        match &self.source {
+            Source::Directory(weights) | Source::Gguf(_, weights) => weights.entries.contains_key(name),
+            Source::Memory(tensors, _) => tensors.contains_key(name),
+        }
     }
+
     /// All tensors, by name.
     pub fn tensor_infos(&self) -> Vec<TensorInfo> {
-        todo!()
+        match &self.source {
+            Source::Directory(weights) | Source::Gguf(_, weights) => weights.infos(),
+            Source::Memory(tensors, _) => {
+                let info = |(name, (shape, values)): (&String, &(Vec<usize>, Vec<f32>))| TensorInfo {
+                    name: name.clone(),
+                    dtype: "F32".into(),
+                    shape: shape.clone(),
+                    bytes: 4 * values.len() as u64,
+                };
+                tensors.iter().map(info).collect()
+            }
+        }
     }
-    /// Hash of the configuration and of every tensor.
+
+    /// What identifies the base: a hash, in hexadecimal, of its configuration and of every tensor's name, kind, shape and stored bytes, in the order of
+    /// names. How tensors are spread over files, and headers and comments in them, do not count.
+    ///
+    /// # Errors
+    /// [`Error::Io`] or [`Error::File`] when a file can no longer be read.
     pub fn sha256(&self) -> Result<String> {
-        todo!()
+        if let Some(known) = self.sha256.get() {
+            return Ok(known.clone());
+        }
+        let mut hash = Sha256::new();
+        hash.update(b"treering base 1\n");
+        let mut text = String::new();
+        write_canonical(&Value::from(self.config.clone()), &mut text);
+        text.push('\n');
+        hash.update(text.as_bytes());
+        let mut buffer = Vec::new();
+        for info in self.tensor_infos() {
+            // Names cannot hold what would make two lists of tensors read alike: they are quoted.
+            hash.update(format!("{:?} {} {:?}", info.name, info.dtype, info.shape).as_bytes());
+            match &self.source {
+                Source::Directory(weights) | Source::Gguf(_, weights) => {
+                    let entry = &weights.entries[&info.name];
+                    let heads = entry.interleaved_heads.map_or(String::new(), |heads| format!(" interleaved {heads}"));
+                    hash.update(format!("{heads}\n").as_bytes());
+                    weights.hash(entry, &mut hash, &mut buffer)?;
+                }
+                Source::Memory(tensors, _) => {
+                    hash.update(b"\n");
+                    for part in tensors[&info.name].1.chunks(1 << 18) {
+                        buffer.clear();
+                        buffer.extend(part.iter().flat_map(|v| v.to_le_bytes()));
+                        hash.update(&buffer);
+                    }
+                }
+            }
+        }
+        let hex: String = hash.finalize().iter().map(|byte| format!("{byte:02x}")).collect();
+        Ok(self.sha256.get_or_init(|| hex).clone())
     }
-    /// Its tokenizer.
+
+    /// Its tokenizer, checked to fit the model.
+    ///
+    /// # Errors
+    /// [`Error::File`] where there is none, it is damaged, or it has tokens that the model has not.
     pub fn tokenizer(&self) -> Result<Tokenizer> {
-        todo!()
+        let (path, tokenizer) = match &self.source {
+            Source::Directory(_) => {
+                let path = self.path.join("tokenizer.json");
+                if !path.exists() {
+                    return Err(Error::file(
+                        &self.path,
+                        "has no tokenizer.json; `AutoTokenizer.from_pretrained(…).save_pretrained(…)` of transformers writes one",
+                    ));
+                }
+                let tokenizer = Tokenizer::from_file(&path)?;
+                (path, tokenizer)
+            }
+            Source::Gguf(gguf, _) => (self.path.clone(), Tokenizer::from_gguf(gguf)?),
+            Source::Memory(_, tokenizer) => match tokenizer {
+                Some(tokenizer) => (self.path.clone(), (**tokenizer).clone()),
+                None => return Err(Error::usage("this base was made without a tokenizer")),
+            },
+        };
+        tokenizer.check_fits(&path, self.config.vocab_size)?;
+        Ok(tokenizer.with_defaults(self.config.bos_token_id, self.config.eos_token_id.first().copied()))
     }
-    /// Writes it as a Hugging Face directory.
-    pub fn save_hf(&self, _dir: &Path, _dtype: Dtype) -> Result<()> {
-        todo!()
+
+    /// Writes it as a Hugging Face directory, whole or not at all: `config.json`, `model.safetensors` and, where it has one, its tokenizer.
+    ///
+    /// # Errors
+    /// [`Error::Io`] where `dir` is already there or cannot be written, and whatever reading the weights returns.
+    pub fn save_hf(&self, dir: &Path, dtype: Dtype) -> Result<()> {
+        let tokenizer = match &self.source {
+            Source::Memory(_, None) => None,
+            Source::Directory(_) if !self.path.join("tokenizer.json").exists() => None,
+            _ => Some(self.tokenizer()?),
+        };
+        let tensors: Vec<_> = self.tensor_infos().into_iter().map(|info| (info.name, info.shape)).collect();
+        atomic::write_dir(dir, |dir| {
+            let path = dir.join("config.json");
+            fs::write(&path, self.config.to_json()).at(&path)?;
+            if let Some(tokenizer) = tokenizer {
+                tokenizer.save(dir)?;
+            }
+            let path = dir.join("model.safetensors");
+            let mut writer = std::io::BufWriter::with_capacity(1 << 20, fs::File::create(&path).at(&path)?);
+            huggingface::write(&mut writer, &path, &tensors, dtype == Dtype::Bf16, |name, shape| self.tensor(name, shape))?;
+            writer.flush().at(&path)
+        })
+    }
+}
+
+impl std::fmt::Debug for BaseCheckpoint {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("BaseCheckpoint").field("path", &self.path).field("config", &self.config).finish_non_exhaustive()
+    }
+}
+
+/// JSON with sorted keys and no spaces: the same text for the same value, however the value was built.
+fn write_canonical(value: &Value, out: &mut String) {
+    match value {
+        Value::Object(map) => {
+            let sorted: BTreeMap<_, _> = map.iter().collect();
+            out.push('{');
+            for (key, value) in sorted {
+                out.push_str(&Value::from(key.as_str()).to_string());
+                out.push(':');
+                write_canonical(value, out);
+                out.push(',');
+            }
+            out.push('}');
+        }
+        Value::Array(values) => {
+            out.push('[');
+            for value in values {
+                write_canonical(value, out);
+                out.push(',');
+            }
+            out.push(']');
+        }
+        scalar => out.push_str(&scalar.to_string()),
     }
 }

@@ -3,8 +3,13 @@
 pub mod atomic;
 mod base;
 mod config;
+mod encoding;
+pub(crate) mod gguf;
+mod gguf_llama;
+mod huggingface;
 pub mod names;
 pub mod rope;
+mod weights;
 
 pub use base::{BaseCheckpoint, Dtype, TensorInfo};
 pub use config::Config;

@@ -101,6 +101,14 @@ pub fn inverse_frequencies(config: &Config) -> (Vec<f32>, f32) {
     }
 }
 
+/// What Llama 3's scaling divides frequency `i` by, as converters to GGUF write it.
+pub(super) fn llama3_factor(config: &Config, i: usize, factor: f64, low: f64, high: f64, original: usize) -> f64 {
+    let wavelength = 2.0 * PI * config.rope_theta.powf((2 * i) as f64 / config.head_dim as f64);
+    let rotations = original as f64 / wavelength;
+    let smooth = ((rotations - low) / (high - low)).clamp(0.0, 1.0);
+    1.0 / ((1.0 - smooth) / factor + smooth)
+}
+
 impl Yarn {
     /// What cosines and sines are multiplied by.
     pub fn attention_factor(&self) -> f64 {

@@ -6,6 +6,7 @@ mod generate;
 mod grow;
 mod inspect;
 mod plan;
+mod progress;
 mod quickstart;
 mod train;
 
@@ -70,7 +71,11 @@ pub fn report(error: &Error) {
     let mut lines = vec![format!("error: {error}")];
     let mut cause = std::error::Error::source(error);
     while let Some(source) = cause {
-        lines.push(format!("  caused by: {source}"));
+        let text = source.to_string();
+        // Most messages end with their cause already.
+        if !lines.iter().any(|line| line.ends_with(&text)) {
+            lines.push(format!("  caused by: {text}"));
+        }
         cause = source.source();
     }
     // Nobody is left to tell when stderr is closed.

@@ -1,1 +1,50 @@
-//! To be written.
+//! Measuring what was learnt and what was forgotten: perplexity on held-out corpora and the drift of the base's representation.
+
+pub mod perplexity;
+pub mod questions;
+pub mod representation;
+mod result;
+
+use crate::data::windows::WindowConfig;
+use crate::error::{Error, Result};
+use crate::model::{Head, Model};
+use crate::tokenizer::Tokenizer;
+pub use perplexity::perplexity;
+pub use questions::{Question, QuestionResult, questions};
+pub use representation::Reference;
+pub use result::{CorpusResult, Evaluation, HeadResult, Representation, format_perplexity};
+
+/// The name of a head in files, metrics and tables.
+pub fn head_name(head: Head) -> &'static str {
+    match head {
+        Head::Base => "base",
+        Head::Preservation => "preservation",
+        Head::Adaptation => "adaptation",
+    }
+}
+
+/// The token that `tokenizer` itself puts before every text, if it does: evaluation windows begin with what the model was trained to see.
+///
+/// # Errors
+/// When the tokenizer refuses a plain letter.
+pub fn leading_token(tokenizer: &Tokenizer) -> Result<Option<u32>> {
+    let plain = tokenizer.encode("a")?;
+    let special = tokenizer.encode_with_special("a")?;
+    Ok(special.first().copied().filter(|first| special.len() > plain.len() && plain.first() != Some(first)))
+}
+
+/// Refuses windows that are longer than the model's context.
+///
+/// # Errors
+/// A window beyond `max_position_embeddings`, or numbers that cannot be.
+pub fn check_windows(model: &Model, windows: &WindowConfig) -> Result<()> {
+    windows.validate()?;
+    let context = model.config().max_position_embeddings;
+    if windows.window > context {
+        return Err(Error::usage(format!(
+            "an evaluation window of {} tokens is longer than the model's context of {context} (max_position_embeddings); use --window {context} or less",
+            windows.window
+        )));
+    }
+    Ok(())
+}

@@ -1,2 +1,16 @@
-//! To be written.
+//! Growing a base: how much, where, from which values, and what it will cost.
+//!
+//! [`sizes`] says how much wider and which blocks are trained, [`layout`] which parameters that makes, [`init`] their first values
+//! (with [`spectrum`] for the directions of the base's own weights), [`file`] how they are kept, [`plan`] what training them takes.
+
+pub mod file;
+pub mod init;
+pub mod initialisation;
+pub mod layout;
+pub mod plan;
 pub mod sizes;
+pub mod spectrum;
+
+pub use init::initialise;
+pub use initialisation::{Initial, Initialisation};
+pub use sizes::{Growth, Module, Placement, Sizes};

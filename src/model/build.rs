@@ -124,8 +124,7 @@ impl Model {
         let embed_tokens = builder.weight(names::EMBED_TOKENS, [c.vocab_size, c.hidden_size])?;
         let layers = (0..c.num_hidden_layers).map(|i| builder.layer(&c, i)).collect::<Result<_>>()?;
         let norm = builder.vector(names::weight(names::NORM), c.hidden_size)?;
-        let lm_head =
-            if c.tie_word_embeddings { None } else { Some(builder.weight(names::LM_HEAD, [c.vocab_size, c.hidden_size])?) };
+        let lm_head = if c.tie_word_embeddings { None } else { Some(builder.weight(names::LM_HEAD, [c.vocab_size, c.hidden_size])?) };
         let (inverse, attention_factor) = crate::checkpoint::rope::inverse_frequencies(&c);
         let rope = RopeTable::new(&inverse, attention_factor, c.max_position_embeddings.min(MAX_POSITIONS));
         let parameters = builder.parameters;
@@ -196,7 +195,16 @@ impl Model {
                 *v = Vector::Frozen(parameters[index].value.clone());
             }
         };
-        freeze_weight(&mut self.embed_tokens);
+        // Embeddings are looked up, not multiplied: their f32 values stay.
+        let freeze_table = |w: &mut Weight| {
+            if let Weight::Trained(index) = *w {
+                *w = Weight::Table { values: parameters[index].value.clone(), cols: parameters[index].shape[1] };
+            }
+        };
+        if let (None, Weight::Trained(index)) = (&self.lm_head, &self.embed_tokens) {
+            self.lm_head = Some(Weight::Trained(*index));
+        }
+        freeze_table(&mut self.embed_tokens);
         self.lm_head.iter_mut().for_each(freeze_weight);
         freeze_vector(&mut self.norm);
         for layer in &mut self.layers {
@@ -208,7 +216,7 @@ impl Model {
             }
         }
         if let Some(expansion) = &mut self.expansion {
-            freeze_weight(&mut expansion.embed_tokens);
+            freeze_table(&mut expansion.embed_tokens);
             freeze_weight(&mut expansion.lm_head);
             freeze_vector(&mut expansion.norm);
             for layer in &mut expansion.layers {

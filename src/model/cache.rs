@@ -59,14 +59,7 @@ impl KeyValues {
         self.keys.extend_from_slice(k.data());
         self.values.extend_from_slice(v.data());
         let total = past + q.rows();
-        let shape = Shape {
-            batch: 1,
-            query_len: q.rows(),
-            past,
-            heads: heads.query,
-            kv_heads: heads.key_value,
-            head_dim: heads.dim,
-        };
+        let shape = Shape { batch: 1, query_len: q.rows(), past, heads: heads.query, kv_heads: heads.key_value, head_dim: heads.dim };
         let mut out = Tensor::scratch(q.rows(), q.cols());
         let width = heads.key_value * heads.dim;
         let (keys, values) = (Sequences::packed(&self.keys, total, width), Sequences::packed(&self.values, total, width));

@@ -67,7 +67,8 @@ impl Model {
         let eps = self.config.rms_norm_eps as f32;
 
         let h = self.norms(tape, (&x, &z), &layer.input_layernorm, wide.map(|w| &w.input_layernorm), eps);
-        let [q, k, v] = [Projection::Q, Projection::K, Projection::V].map(|p| self.project(tape, layer, wide, p, (&h.0, h.1.as_ref()), None));
+        let [q, k, v] =
+            [Projection::Q, Projection::K, Projection::V].map(|p| self.project(tape, layer, wide, p, (&h.0, h.1.as_ref()), None));
         let base = self.attend(tape, (q.0, k.0, v.0), self.heads_of_base(), sequence, cache.as_mut().map(|c| &mut c.base));
         let expansion = match (q.1, k.1, v.1) {
             (Some(q), Some(k), Some(v)) => {

@@ -5,6 +5,8 @@ mod cache;
 mod layer;
 pub mod parameter;
 mod precision;
+#[cfg(test)]
+mod tests;
 
 use crate::checkpoint::Config;
 use crate::data::batch::{Batch, IGNORE};
@@ -174,7 +176,13 @@ impl Model {
         }
         let normed = self.final_norms(&mut tape, adapted);
         let products = self.head_products(&normed);
-        let prefixes: &[usize] = if products.len() == 1 { &[1] } else if shared { &[1, 2] } else { &[2] };
+        let prefixes: &[usize] = if products.len() == 1 {
+            &[1]
+        } else if shared {
+            &[1, 2]
+        } else {
+            &[2]
+        };
         all.extend(tape.head_scores(&head::Head { products: &products }, prefixes, &batch.targets));
         for scores in all {
             out.log_probs.push(scores.nll.iter().map(|v| -v).collect());
@@ -210,7 +218,13 @@ impl Model {
         }
         let normed = self.final_norms(&mut tape, adapted);
         let products = self.head_products(&normed);
-        let prefixes: &[usize] = if products.len() == 1 { &[1] } else if shared { &[1, 2] } else { &[2] };
+        let prefixes: &[usize] = if products.len() == 1 {
+            &[1]
+        } else if shared {
+            &[1, 2]
+        } else {
+            &[2]
+        };
         all.extend(tape.head_logits(&head::Head { products: &products }, prefixes, length - 1));
         Ok(all)
     }

@@ -1,10 +1,10 @@
 //! The output head fused with the cross-entropy: logits exist only for a few rows at a time.
 
 use super::gemm::{Left, Right, View, gemm};
+use super::loss;
 use super::packed::Packed;
 use super::tape::{Tape, Var, Weight, left};
 use super::tensor::Tensor;
-use super::loss;
 use crate::model::{Gradients, Precision};
 use std::borrow::Cow;
 
@@ -52,7 +52,7 @@ impl<'m> Tape<'m> {
             .zip(&weights)
             .map(|((x, w), packed)| {
                 x.needs_gradient().then(|| match w {
-                    Weight::Frozen(_) => packed.transposed(),
+                    Weight::Frozen(_) | Weight::Table { .. } => packed.transposed(),
                     Weight::Trained(index) => {
                         let p = &self.parameters[*index];
                         Packed::pack(View::rows(&p.value, p.shape[1]), p.shape[0], p.shape[1], self.precision)
@@ -60,11 +60,8 @@ impl<'m> Tape<'m> {
                 })
             })
             .collect();
-        let mut seeds: Vec<Option<Tensor>> = head
-            .products
-            .iter()
-            .map(|(x, _)| x.needs_gradient().then(|| Tensor::scratch(x.value.rows(), x.value.cols())))
-            .collect();
+        let mut seeds: Vec<Option<Tensor>> =
+            head.products.iter().map(|(x, _)| x.needs_gradient().then(|| Tensor::scratch(x.value.rows(), x.value.cols()))).collect();
         let mut scores = HeadScores { nll: vec![0.0; targets.len()], correct: vec![false; targets.len()] };
         for first in (0..targets.len()).step_by(CHUNK_ROWS) {
             let rows = CHUNK_ROWS.min(targets.len() - first);

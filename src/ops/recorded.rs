@@ -46,6 +46,7 @@ impl<'m> Tape<'m> {
     pub(super) fn weight_shape(&self, w: &Weight) -> (usize, usize) {
         match w {
             Weight::Frozen(packed) => (packed.n(), packed.k()),
+            Weight::Table { values, cols } => (values.len() / cols, *cols),
             Weight::Trained(index) => (self.parameters[*index].shape[0], self.parameters[*index].shape[1]),
         }
     }
@@ -54,6 +55,7 @@ impl<'m> Tape<'m> {
     fn right(&self, w: &'m Weight) -> Right<'m> {
         match w {
             Weight::Frozen(packed) => Right::Packed(packed),
+            Weight::Table { values, cols } => Right::F32(View::rows(values, *cols).t(), self.precision),
             Weight::Trained(index) => {
                 let parameter = &self.parameters[*index];
                 Right::F32(View::rows(&parameter.value, parameter.shape[1]).t(), self.precision)
@@ -71,6 +73,10 @@ impl<'m> Tape<'m> {
         match table {
             Weight::Frozen(packed) => {
                 out.data_mut().chunks_exact_mut(cols).zip(tokens).for_each(|(row, &t)| packed.column(t as usize, row));
+                self.constant(out)
+            }
+            Weight::Table { values, .. } => {
+                embedding::gather(values, tokens, cols, out.data_mut());
                 self.constant(out)
             }
             Weight::Trained(index) => {
@@ -133,6 +139,10 @@ impl<'m> Tape<'m> {
                             match weight {
                                 Weight::Frozen(packed) => {
                                     gemm(rows, width, cols, gradient, Right::Packed(&packed.transposed()), dx, width, accumulate);
+                                }
+                                Weight::Table { values, .. } => {
+                                    let view = View::rows(values, width);
+                                    gemm(rows, width, cols, gradient, Right::F32(view, precision), dx, width, accumulate);
                                 }
                                 Weight::Trained(index) => {
                                     let view = View::rows(&parameters[*index].value, width);
@@ -248,14 +258,8 @@ impl<'m> Tape<'m> {
                 let (q, k, v) = saved;
                 let [mut dq, mut dk, mut dv] = [&q, &k, &v].map(|x| Tensor::scratch(rows, x.value.cols()));
                 let (keys, values) = [&k, &v].map(|x| Sequences::packed(x.value.data(), sequence.length, width)).into();
-                let saved = Saved {
-                    q: q.value.data(),
-                    k: keys,
-                    v: values,
-                    starts: sequence.starts.as_deref(),
-                    out: output.data(),
-                    lse: &lse,
-                };
+                let saved =
+                    Saved { q: q.value.data(), k: keys, v: values, starts: sequence.starts.as_deref(), out: output.data(), lse: &lse };
                 attention::backward(&shape, saved, dy.data(), dq.data_mut(), dk.data_mut(), dv.data_mut(), false);
                 for (var, gradient) in [(q, dq), (k, dk), (v, dv)] {
                     if let Some(input) = var.node {
@@ -298,6 +302,9 @@ impl<'m> Tape<'m> {
     pub(super) fn packed(&self, w: &'m Weight) -> std::borrow::Cow<'m, Packed> {
         match w {
             Weight::Frozen(packed) => std::borrow::Cow::Borrowed(packed),
+            Weight::Table { values, cols } => {
+                std::borrow::Cow::Owned(Packed::from_weight(values, values.len() / cols, *cols, self.precision))
+            }
             Weight::Trained(index) => {
                 let p = &self.parameters[*index];
                 std::borrow::Cow::Owned(Packed::from_weight(&p.value, p.shape[0], p.shape[1], self.precision))

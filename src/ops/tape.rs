@@ -12,6 +12,13 @@ use std::sync::Arc;
 pub enum Weight {
     /// Frozen.
     Frozen(Packed),
+    /// Frozen rows `[out, in]` that are looked up rather than multiplied, and so stay f32 whatever the precision of the products.
+    Table {
+        /// The values, row-major.
+        values: Vec<f32>,
+        /// Values a row.
+        cols: usize,
+    },
     /// Trained: the index of a [`Parameter`] of shape `[out, in]`.
     Trained(usize),
 }

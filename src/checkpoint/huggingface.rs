@@ -1,0 +1,174 @@
+//! Hugging Face directories: one or several safetensors files beside a `config.json`.
+
+use std::collections::{BTreeMap, HashMap};
+use std::io::Write;
+use std::path::{Component, Path};
+
+use safetensors::tensor::{Metadata, TensorInfo};
+use safetensors::{Dtype, SafeTensorError};
+use serde::Deserialize;
+
+use super::encoding::Encoding;
+use super::weights::{Entry, WeightFile, Weights};
+use crate::error::{Error, IoContext, Result};
+
+/// What the crate `safetensors` takes at most.
+const MAX_HEADER_BYTES: u64 = 100_000_000;
+/// Larger than the index of any model.
+const MAX_INDEX_BYTES: u64 = 64 << 20;
+
+const SINGLE: &str = "model.safetensors";
+const INDEX: &str = "model.safetensors.index.json";
+
+#[derive(Deserialize)]
+struct Index {
+    weight_map: BTreeMap<String, String>,
+}
+
+/// Opens the weights of a directory.
+pub(super) fn open(folder: &Path) -> Result<Weights> {
+    let mut weights = Weights { files: Vec::new(), entries: BTreeMap::new() };
+    let (single, index) = (folder.join(SINGLE), folder.join(INDEX));
+    if single.exists() {
+        add_file(&mut weights, &single)?;
+    } else if index.exists() {
+        open_shards(&mut weights, folder, &index)?;
+    } else {
+        return Err(Error::file(
+            folder,
+            format_args!("has neither {SINGLE} nor {INDEX}; other formats (pytorch_model.bin) must be converted to safetensors first"),
+        ));
+    }
+    Ok(weights)
+}
+
+fn open_shards(weights: &mut Weights, folder: &Path, path: &Path) -> Result<()> {
+    let file = WeightFile::open(path)?;
+    if file.len > MAX_INDEX_BYTES {
+        return Err(Error::file(path, format_args!("is larger than {MAX_INDEX_BYTES} bytes, which no index is")));
+    }
+    let mut text = vec![0; file.len as usize];
+    file.read_exact_at(0, &mut text)?;
+    let index: Index = serde_json::from_slice(&text).map_err(|e| Error::file(path, format_args!("is not an index of safetensors: {e}")))?;
+    let mut shards: Vec<&String> = index.weight_map.values().collect();
+    shards.sort();
+    shards.dedup();
+    let mut numbers = HashMap::new();
+    for shard in shards {
+        let mut components = Path::new(shard).components();
+        if !matches!((components.next(), components.next()), (Some(Component::Normal(_)), None)) || shard.contains(['/', '\\']) {
+            return Err(Error::file(path, format_args!("names the file {shard:?}, which is not one of its own folder")));
+        }
+        let shard_path = folder.join(shard);
+        if !shard_path.exists() {
+            return Err(Error::file(&shard_path, format_args!("is missing, and {INDEX} names it")));
+        }
+        numbers.insert(shard.as_str(), weights.files.len());
+        add_file(weights, &shard_path)?;
+    }
+    for (name, shard) in &index.weight_map {
+        let found = weights.entries.get(name).map(|entry| entry.file);
+        if found != numbers.get(shard.as_str()).copied() {
+            return Err(Error::file(folder.join(shard), format_args!("has no tensor `{name}`, and {INDEX} says it has")));
+        }
+    }
+    Ok(())
+}
+
+/// Reads the header of one file; its data are read when a tensor is asked for.
+fn add_file(weights: &mut Weights, path: &Path) -> Result<()> {
+    let file = WeightFile::open(path)?;
+    let (metadata, data) = read_header(&file)?;
+    for (name, info) in metadata.tensors() {
+        if let Some(other) = weights.entries.get(&name) {
+            let other = weights.files[other.file].path.display();
+            return Err(Error::file(path, format_args!("has a tensor `{name}`, and so has {other}")));
+        }
+        let entry = Entry {
+            encoding: encoding(info.dtype),
+            dtype: info.dtype.to_string(),
+            shape: info.shape.clone(),
+            file: weights.files.len(),
+            offset: data + info.data_offsets.0 as u64,
+            bytes: (info.data_offsets.1 - info.data_offsets.0) as u64,
+            interleaved_heads: None,
+        };
+        weights.entries.insert(name, entry);
+    }
+    weights.files.push(file);
+    Ok(())
+}
+
+/// The header of a safetensors file, checked against the file's length, and where its data begin.
+fn read_header(file: &WeightFile) -> Result<(Metadata, u64)> {
+    let wrong = |message: String| Error::file(&file.path, message);
+    if file.len < 8 {
+        return Err(wrong(format!("is {} bytes long; a safetensors file begins with an 8-byte header length", file.len)));
+    }
+    let mut length = [0; 8];
+    file.read_exact_at(0, &mut length)?;
+    let length = u64::from_le_bytes(length);
+    if length > MAX_HEADER_BYTES || length > file.len - 8 {
+        return Err(wrong(format!(
+            "says its header is {length} bytes long, and the file is {}: it is cut short, or not a safetensors file",
+            file.len
+        )));
+    }
+    let mut header = vec![0; length as usize];
+    file.read_exact_at(8, &mut header)?;
+    let metadata: Metadata = serde_json::from_slice(&header).map_err(|e| wrong(format!("has a damaged safetensors header: {e}")))?;
+    let data = 8 + length;
+    let expected = data + metadata.data_len() as u64;
+    if expected != file.len {
+        return Err(wrong(format!("is {} bytes long; its header says {expected}", file.len)));
+    }
+    Ok((metadata, data))
+}
+
+fn encoding(dtype: Dtype) -> Option<Encoding> {
+    match dtype {
+        Dtype::F32 => Some(Encoding::F32),
+        Dtype::F16 => Some(Encoding::F16),
+        Dtype::BF16 => Some(Encoding::Bf16),
+        _ => None,
+    }
+}
+
+/// Writes a safetensors file tensor by tensor: `values` is asked for each in turn, so that only one is in memory.
+pub(super) fn write(
+    writer: &mut impl Write,
+    path: &Path,
+    tensors: &[(String, Vec<usize>)],
+    half: bool,
+    mut values: impl FnMut(&str, &[usize]) -> Result<Vec<f32>>,
+) -> Result<()> {
+    let failed = |error: SafeTensorError| Error::file(path, format_args!("the header cannot be made: {error}"));
+    let (dtype, width) = if half { (Dtype::BF16, 2) } else { (Dtype::F32, 4) };
+    let mut offset = 0;
+    let mut infos = Vec::with_capacity(tensors.len());
+    for (name, shape) in tensors {
+        let end = offset + shape.iter().product::<usize>() * width;
+        infos.push((name.clone(), TensorInfo { dtype, shape: shape.clone(), data_offsets: (offset, end) }));
+        offset = end;
+    }
+    // Without this entry `transformers` refuses the file.
+    let format = HashMap::from([("format".to_string(), "pt".to_string())]);
+    let metadata = Metadata::new(Some(format), infos).map_err(failed)?;
+    let mut header = serde_json::to_vec(&metadata).map_err(|e| failed(e.into()))?;
+    header.resize(header.len().next_multiple_of(8), b' ');
+    writer.write_all(&(header.len() as u64).to_le_bytes()).at(path)?;
+    writer.write_all(&header).at(path)?;
+    let mut bytes = Vec::new();
+    for (name, shape) in tensors {
+        for part in values(name, shape)?.chunks(1 << 18) {
+            bytes.clear();
+            if half {
+                bytes.extend(part.iter().flat_map(|&v| half::bf16::from_f32(v).to_le_bytes()));
+            } else {
+                bytes.extend(part.iter().flat_map(|v| v.to_le_bytes()));
+            }
+            writer.write_all(&bytes).at(path)?;
+        }
+    }
+    Ok(())
+}

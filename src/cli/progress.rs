@@ -1,0 +1,108 @@
+//! What is shown on stderr while a run goes on: a bar on a terminal, otherwise nothing, or plain lines where they were asked for.
+
+use std::time::{Duration, Instant};
+
+use indicatif::{ProgressBar, ProgressDrawTarget, ProgressStyle};
+use treering::train::metrics::{EvalRecord, TrainRecord};
+
+/// Seconds between plain lines.
+const LINE_SECONDS: u64 = 10;
+
+/// The display of one run.
+pub struct Display {
+    bar: ProgressBar,
+    plain: bool,
+    last_line: Option<Instant>,
+    steps: u64,
+    /// The mean loss of recent steps, which single steps scatter around.
+    loss: Option<f64>,
+}
+
+impl Display {
+    /// A bar where stderr is a terminal; else plain lines if `verbose`, else nothing.
+    pub fn new(verbose: bool) -> Self {
+        let terminal = std::io::IsTerminal::is_terminal(&std::io::stderr());
+        let target = if terminal { ProgressDrawTarget::stderr_with_hz(4) } else { ProgressDrawTarget::hidden() };
+        let bar = ProgressBar::with_draw_target(None, target);
+        Self { bar, plain: verbose && !terminal, last_line: None, steps: 0, loss: None }
+    }
+
+    /// Starts a phase that counts to `total`.
+    pub fn phase(&mut self, name: &str, total: u64) {
+        self.bar.set_style(style("{prefix} {wide_bar} {percent:>3}% {msg}"));
+        self.bar.set_prefix(name.to_string());
+        self.bar.set_message("");
+        self.bar.set_length(total);
+        self.bar.set_position(0);
+        self.last_line = None;
+    }
+
+    /// Moves the phase's bar.
+    pub fn advance(&mut self, position: u64, message: &str) {
+        self.bar.set_position(position);
+        self.bar.set_message(message.to_string());
+        self.line(|d| format!("{}: {position} of {} {message}", d.bar.prefix(), d.bar.length().unwrap_or(0)));
+    }
+
+    /// Moves the bar of the phase `name`, starting it where another was shown.
+    pub fn phase_to(&mut self, name: &str, position: u64, total: u64, message: &str) {
+        if self.bar.prefix() != name || self.bar.length() != Some(total) {
+            self.phase(name, total);
+        }
+        self.advance(position, message);
+    }
+
+    /// Shows training, from `step` of `steps`.
+    pub fn training(&mut self, step: u64, steps: u64) {
+        self.steps = steps;
+        self.bar.set_style(style("{prefix} {wide_bar} {pos}/{len} {msg}, {eta} left"));
+        self.bar.set_prefix("training");
+        self.bar.set_length(steps);
+        self.bar.set_position(step);
+        self.bar.reset_eta();
+    }
+
+    /// Shows a step.
+    pub fn step(&mut self, record: &TrainRecord) {
+        let loss = self.loss.map_or(record.loss, |mean| 0.9 * mean + 0.1 * record.loss);
+        self.loss = Some(loss);
+        let message = format!("loss {loss:.3}, {:.0} tokens/s", record.tokens_per_second);
+        self.bar.set_position(record.step);
+        self.bar.set_message(message.clone());
+        self.line(|d| format!("step {} of {}: {message}", record.step, d.steps));
+    }
+
+    /// Shows a measurement: the perplexities of it.
+    pub fn evaluation(&mut self, record: &EvalRecord) {
+        let perplexities = record.values.iter().filter_map(|(name, value)| Some((name.strip_suffix("/perplexity")?, value.as_ref()?)));
+        let text: Vec<String> = perplexities.map(|(name, value)| format!("{name} {value:.2}")).collect();
+        self.note(&format!("step {}: perplexity {}", record.step, text.join(", ")));
+    }
+
+    /// Writes a line above the bar.
+    pub fn note(&self, text: &str) {
+        if self.plain {
+            eprintln!("{text}");
+        } else {
+            self.bar.println(text);
+        }
+    }
+
+    /// Takes the bar away.
+    pub fn finish(&self) {
+        self.bar.finish_and_clear();
+    }
+
+    fn line(&mut self, text: impl Fn(&Self) -> String) {
+        let due = self.last_line.is_none_or(|last| last.elapsed() >= Duration::from_secs(LINE_SECONDS));
+        if self.plain && due {
+            self.last_line = Some(Instant::now());
+            eprintln!("{}", text(self));
+        }
+    }
+}
+
+fn style(template: &str) -> ProgressStyle {
+    // The templates above are constant; one that did not parse would show as the default bar.
+    ProgressStyle::with_template(template).unwrap_or_else(|_| ProgressStyle::default_bar()).progress_chars("━╸ ")
+}

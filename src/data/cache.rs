@@ -1,0 +1,239 @@
+//! A corpus, tokenised once and memory-mapped ever after (`docs/decisions/0002-token-cache.md` says why).
+//!
+//! A cache file is `magic · tokens (u32) · documents (end of its tokens: u64, bytes of its text: u64) · meta (JSON) · footer`, all little-endian;
+//! the footer is `tokens: u64 · documents: u64 · length of meta: u64 · magic`. It is written beside, synced and renamed.
+
+use std::fs::File;
+use std::ops::Range;
+use std::path::{Path, PathBuf};
+use std::time::UNIX_EPOCH;
+
+use memmap2::Mmap;
+use serde::{Deserialize, Serialize};
+use sha2::{Digest, Sha256};
+
+use super::Encode;
+use super::cache_writer;
+use super::corpus::CorpusConfig;
+use crate::error::{Error, IoContext, Result};
+
+pub(super) const MAGIC: &[u8; 8] = b"TRTOKEN1";
+pub(super) const FOOTER_BYTES: u64 = 32;
+pub(super) const DOCUMENT_BYTES: u64 = 16;
+
+/// How far the tokenising of a corpus has come.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Progress {
+    /// The corpus, as its path was given.
+    pub corpus: String,
+    /// Whether another process is tokenising it and this one waits.
+    pub waiting: bool,
+    /// Bytes read from the files, compressed as they are.
+    pub bytes_done: u64,
+    /// Bytes of all files.
+    pub bytes_total: u64,
+    /// Documents tokenised.
+    pub documents: u64,
+    /// Tokens written.
+    pub tokens: u64,
+}
+
+/// What is told about progress; an error that it returns (the user stopped the work) ends the tokenising.
+pub type OnProgress<'a> = &'a mut dyn FnMut(&Progress) -> Result<()>;
+
+/// What is known of a file without reading it.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub(super) struct FileStamp {
+    pub path: PathBuf,
+    pub bytes: u64,
+    pub modified_ns: u128,
+}
+
+impl FileStamp {
+    pub(super) fn of(path: &Path) -> Result<Self> {
+        let path = path.canonicalize().at(path)?;
+        let metadata = path.metadata().at(&path)?;
+        let modified = metadata.modified().at(&path)?;
+        let modified_ns = modified.duration_since(UNIX_EPOCH).map_or(0, |age| age.as_nanos());
+        Ok(Self { path, bytes: metadata.len(), modified_ns })
+    }
+}
+
+/// What a cache was made from; its hash names the cache file.
+#[derive(Debug, Serialize)]
+pub(super) struct Origin<'a> {
+    pub version: u32,
+    pub tokenizer: String,
+    pub corpus: &'a CorpusConfig,
+    pub files: Vec<FileStamp>,
+}
+
+/// What a cache says about itself.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub(super) struct Meta {
+    /// SHA-256 of all documents' lengths and tokens.
+    pub fingerprint: String,
+    /// The largest token, so that damaged ones are noticed.
+    pub largest_token: u32,
+    /// Bytes of all documents' texts.
+    pub text_bytes: u64,
+}
+
+/// A tokenised corpus on disk.
+#[derive(Debug)]
+pub struct TokenCache {
+    path: PathBuf,
+    map: Mmap,
+    tokens: u64,
+    documents: u64,
+    meta: Meta,
+}
+
+impl TokenCache {
+    /// Opens the cache of `corpus` in `folder`, and makes it first if it is not there or no longer fits.
+    ///
+    /// Texts are tokenised in parallel and in bounded memory. A second process that wants the same cache waits for the first.
+    ///
+    /// # Errors
+    /// When a corpus file cannot be read, the corpus holds no tokens, or the cache cannot be written.
+    pub fn open(corpus: &CorpusConfig, base: &Path, folder: &Path, encoder: &dyn Encode, progress: OnProgress) -> Result<Self> {
+        let files = corpus.files(base)?;
+        let stamps = files.iter().map(|file| FileStamp::of(file)).collect::<Result<Vec<_>>>()?;
+        let origin = Origin { version: 1, tokenizer: encoder.fingerprint(), corpus, files: stamps };
+        let path = folder.join(format!("{}.tokens", &hash_of(&origin)?[..32]));
+        if let Some(cache) = Self::load(&path)? {
+            return Ok(cache);
+        }
+        std::fs::create_dir_all(folder).at(folder)?;
+        let mut report = Progress {
+            corpus: corpus.path.clone(),
+            waiting: false,
+            bytes_done: 0,
+            bytes_total: origin.files.iter().map(|file| file.bytes).sum(),
+            documents: 0,
+            tokens: 0,
+        };
+        let lock = cache_writer::lock(&path, &mut report, progress)?;
+        // The process that held the lock before has most likely written it.
+        if let Some(cache) = Self::load(&path)? {
+            return Ok(cache);
+        }
+        cache_writer::build(&path, &origin, encoder, &mut report, progress)?;
+        drop(lock);
+        Self::load(&path)?.ok_or_else(|| Error::file(&path, "the token cache that was just written cannot be read back"))
+    }
+
+    /// The cache at `path`; `None` when there is none or it is damaged, since it can be made again.
+    fn load(path: &Path) -> Result<Option<Self>> {
+        let file = match File::open(path) {
+            Ok(file) => file,
+            Err(e) if e.kind() == std::io::ErrorKind::NotFound => return Ok(None),
+            Err(e) => return Err(Error::io(path, e)),
+        };
+        if file.metadata().at(path)?.len() < MAGIC.len() as u64 + FOOTER_BYTES {
+            return Ok(None);
+        }
+        // SAFETY: caches are never changed in place, only replaced by a rename, which leaves this mapping as it is.
+        let map = unsafe { Mmap::map(&file) }.at(path)?;
+        let Some((tokens, documents, meta)) = Self::layout(&map) else { return Ok(None) };
+        Ok(Some(Self { path: path.to_path_buf(), map, tokens, documents, meta }))
+    }
+
+    /// Checks magic, footer and sizes.
+    fn layout(map: &[u8]) -> Option<(u64, u64, Meta)> {
+        let (body, footer) = map.split_at_checked(map.len().checked_sub(FOOTER_BYTES as usize)?)?;
+        let number = |at: usize| footer.get(at..at + 8).map(|b| u64::from_le_bytes(b.try_into().unwrap_or_default()));
+        let (tokens, documents, meta_bytes) = (number(0)?, number(8)?, number(16)?);
+        let content = tokens.checked_mul(4)?.checked_add(documents.checked_mul(DOCUMENT_BYTES)?)?.checked_add(meta_bytes)?;
+        let whole = body.starts_with(MAGIC) && footer.ends_with(MAGIC) && content.checked_add(MAGIC.len() as u64)? == body.len() as u64;
+        if !whole || documents == 0 {
+            return None;
+        }
+        let meta = serde_json::from_slice(&body[body.len() - meta_bytes as usize..]).ok()?;
+        Some((tokens, documents, meta))
+    }
+
+    /// The cache file.
+    pub fn path(&self) -> &Path {
+        &self.path
+    }
+
+    /// Number of documents; at least 1.
+    pub fn documents(&self) -> u64 {
+        self.documents
+    }
+
+    /// Tokens of all documents, without any that end or begin them.
+    pub fn tokens(&self) -> u64 {
+        self.tokens
+    }
+
+    /// Bytes of all documents' texts in UTF-8.
+    pub fn text_bytes(&self) -> u64 {
+        self.meta.text_bytes
+    }
+
+    /// A hash of the tokens and of how they are cut into documents.
+    pub fn fingerprint(&self) -> &str {
+        &self.meta.fingerprint
+    }
+
+    /// The largest token that occurs.
+    pub fn largest_token(&self) -> u32 {
+        self.meta.largest_token
+    }
+
+    /// Where the tokens of document `index` stand, and how many bytes its text has.
+    ///
+    /// # Errors
+    /// When there is no such document or the cache is damaged.
+    pub fn document(&self, index: u64) -> Result<(Range<u64>, u64)> {
+        if index >= self.documents {
+            return Err(Error::file(&self.path, format!("no document {index}; the corpus has {}", self.documents)));
+        }
+        let start = if index == 0 { 0 } else { self.index_number(index - 1, 0) };
+        let (end, bytes) = (self.index_number(index, 0), self.index_number(index, 8));
+        if start >= end || end > self.tokens {
+            return Err(self.damaged());
+        }
+        Ok((start..end, bytes))
+    }
+
+    /// Appends the tokens at `range` to `out`.
+    ///
+    /// # Errors
+    /// When the range leaves the corpus or the cache is damaged.
+    pub fn read(&self, range: Range<u64>, out: &mut Vec<u32>) -> Result<()> {
+        if range.start > range.end || range.end > self.tokens {
+            return Err(self.damaged());
+        }
+        let at = |token: u64| MAGIC.len() + 4 * token as usize;
+        let first = out.len();
+        out.extend(self.map[at(range.start)..at(range.end)].chunks_exact(4).map(|b| u32::from_le_bytes([b[0], b[1], b[2], b[3]])));
+        if out[first..].iter().any(|&token| token > self.meta.largest_token) {
+            return Err(self.damaged());
+        }
+        Ok(())
+    }
+
+    /// One number of the document table; the caller has checked `index`, and `layout` the table's size.
+    fn index_number(&self, index: u64, offset: usize) -> u64 {
+        let at = MAGIC.len() + 4 * self.tokens as usize + (index * DOCUMENT_BYTES) as usize + offset;
+        self.map[at..at + 8].iter().rev().fold(0, |number, &byte| number << 8 | u64::from(byte))
+    }
+
+    fn damaged(&self) -> Error {
+        Error::file(&self.path, "the token cache is damaged; delete it, it will be made again")
+    }
+}
+
+/// SHA-256 of a value's JSON, in hexadecimal.
+fn hash_of(value: &impl Serialize) -> Result<String> {
+    let json = serde_json::to_vec(value).map_err(|e| Error::usage(format!("cannot describe a corpus: {e}")))?;
+    Ok(hex(&Sha256::digest(json)))
+}
+
+/// Bytes in hexadecimal.
+pub(super) fn hex(bytes: &[u8]) -> String {
+    bytes.iter().map(|byte| format!("{byte:02x}")).collect()
+}

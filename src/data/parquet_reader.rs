@@ -1,0 +1,97 @@
+//! One string column of a Parquet file, without Arrow.
+
+use std::fs::File;
+use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::path::Path;
+
+use parquet::basic::Type;
+use parquet::column::reader::ColumnReader;
+use parquet::data_type::ByteArray;
+use parquet::errors::ParquetError;
+use parquet::file::metadata::ColumnChunkMetaData;
+use parquet::file::reader::{FileReader, SerializedFileReader};
+
+use super::reader::RawDocument;
+use crate::error::{Error, IoContext, Result};
+
+/// Rows taken at a time: enough to be fast, few enough to bound the memory.
+const ROWS: usize = 256;
+
+/// Hands every row of the column `field` to `each`.
+pub(super) fn read(
+    file: &Path,
+    handle: File,
+    field: &str,
+    max_document_bytes: usize,
+    each: &mut dyn FnMut(RawDocument) -> Result<()>,
+) -> Result<()> {
+    let damaged = |e: ParquetError| Error::file(file, format!("cannot read as Parquet, the file is truncated or damaged: {e}"));
+    let size = handle.metadata().at(file)?.len();
+    let reader = guarded(|| SerializedFileReader::new(handle)).map_err(damaged)?;
+    let (column, optional) = find_column(file, &reader, field)?;
+    let mut row = 0u64;
+    for group in 0..reader.num_row_groups() {
+        check_place(reader.metadata().row_group(group).column(column), size).map_err(damaged)?;
+        let values = guarded(|| reader.get_row_group(group)?.get_column_reader(column)).map_err(damaged)?;
+        let ColumnReader::ByteArrayColumnReader(mut values) = values else {
+            return Err(Error::file(file, format!("the column {field:?} is not stored as strings in every row group")));
+        };
+        let (mut texts, mut defined): (Vec<ByteArray>, Vec<i16>) = (Vec::new(), Vec::new());
+        loop {
+            texts.clear();
+            defined.clear();
+            let levels = optional.then_some(&mut defined);
+            let (records, _, _) = guarded(|| values.read_records(ROWS, levels, None, &mut texts)).map_err(damaged)?;
+            if records == 0 {
+                break;
+            }
+            let null = defined.iter().position(|&level| level == 0);
+            if null.is_none() && texts.len() != records {
+                return Err(damaged(ParquetError::General(format!("{records} rows hold {} texts", texts.len()))));
+            }
+            for text in texts.iter().take(null.unwrap_or(records)) {
+                row += 1;
+                if text.len() > max_document_bytes {
+                    return Err(Error::file(file, format!("row {row}: the text is longer than {max_document_bytes} bytes")));
+                }
+                let text = std::str::from_utf8(text.data())
+                    .map_err(|e| Error::file(file, format!("row {row}: invalid UTF-8 at byte {} of {field:?}", e.valid_up_to() + 1)))?;
+                each(RawDocument { text: text.into(), line: row })?;
+            }
+            if null.is_some() {
+                return Err(Error::file(file, format!("row {}: the column {field:?} is null", row + 1)));
+            }
+        }
+    }
+    Ok(())
+}
+
+/// Whether the column's pages lie within the file.
+fn check_place(column: &ColumnChunkMetaData, size: u64) -> std::result::Result<(), ParquetError> {
+    let start = column.dictionary_page_offset().unwrap_or(column.data_page_offset()).min(column.data_page_offset());
+    let end = start.checked_add(column.compressed_size());
+    let inside = |end: i64| start >= 0 && column.compressed_size() >= 0 && u64::try_from(end).is_ok_and(|end| end <= size);
+    if end.is_some_and(inside) {
+        return Ok(());
+    }
+    Err(ParquetError::General(format!("a column should lie at byte {start} with {} bytes, the file has {size}", column.compressed_size())))
+}
+
+/// Runs a call into the parquet crate, which panics on some kinds of damage, and turns that into an error.
+fn guarded<T>(call: impl FnOnce() -> std::result::Result<T, ParquetError>) -> std::result::Result<T, ParquetError> {
+    // Whatever the call was working on is dropped with the error, so nothing half-changed is seen again.
+    catch_unwind(AssertUnwindSafe(call)).unwrap_or_else(|_| Err(ParquetError::General("its contents contradict each other".into())))
+}
+
+/// The index of the string column `field`, and whether it can be null.
+fn find_column(file: &Path, reader: &SerializedFileReader<File>, field: &str) -> Result<(usize, bool)> {
+    let schema = reader.metadata().file_metadata().schema_descr();
+    let Some((index, column)) = schema.columns().iter().enumerate().find(|(_, c)| c.path().parts() == [field]) else {
+        let names: Vec<String> = schema.columns().iter().take(20).map(|c| c.path().string()).collect();
+        return Err(Error::file(file, format!("no column {field:?}; set `text_field` to one of {}", names.join(", "))));
+    };
+    if column.physical_type() != Type::BYTE_ARRAY || column.max_rep_level() != 0 {
+        return Err(Error::file(file, format!("the column {field:?} must hold one string a row, found {}", column.physical_type())));
+    }
+    Ok((index, column.max_def_level() > 0))
+}

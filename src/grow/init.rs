@@ -1,0 +1,151 @@
+//! The first values of an expansion.
+
+use std::collections::HashMap;
+use std::sync::atomic::{AtomicUsize, Ordering};
+
+use rand_chacha::ChaCha8Rng;
+use rand_chacha::rand_core::SeedableRng;
+use rand_distr::{Distribution, Normal};
+use rayon::prelude::*;
+use sha2::{Digest, Sha256};
+
+use crate::checkpoint::names::{self, Projection};
+use crate::checkpoint::{BaseCheckpoint, Config};
+use crate::error::{Error, Result};
+use crate::grow::initialisation::{Initial, Initialisation};
+use crate::grow::layout::{self, Expected};
+use crate::grow::sizes::Growth;
+use crate::grow::spectrum;
+use crate::model::build::{added_shape, projection_shape};
+use crate::model::{Block, Parameter};
+
+/// Standard deviation of random values.
+///
+/// # Paper
+/// Section 3.2.
+pub const RANDOM_DEVIATION: f32 = 0.02;
+
+/// Makes every parameter of an expansion, in the order of [`layout::expansion_parameters`].
+///
+/// W21 and W22 start as `init` says, W12 and the expansion's head from zero, its norms from one, and its embedding from `E V_e`,
+/// the base's embedding along its main directions. Random values depend on `seed` and on the parameter's name only.
+/// `progress` is told how many of how many matrices are done, from several threads.
+///
+/// # Errors
+/// [`Error::Usage`] where the growth does not fit the base, and whatever reading the base returns.
+///
+/// # Paper
+/// Sections 3.1 and 3.2.
+pub fn initialise(
+    base: &BaseCheckpoint,
+    growth: &Growth,
+    init: Initialisation,
+    seed: u64,
+    progress: &(dyn Fn(usize, usize) + Sync),
+) -> Result<Vec<Parameter>> {
+    let config = base.config();
+    growth.validate(config)?;
+    let expected = layout::expansion_parameters(config, growth);
+    let widened: Vec<(usize, Projection)> =
+        (0..config.num_hidden_layers).flat_map(|layer| Projection::ALL.map(|projection| (layer, projection))).collect();
+    let total = widened.len() + 1;
+    let done = AtomicUsize::new(0);
+    let advance = || progress(done.fetch_add(1, Ordering::Relaxed) + 1, total);
+
+    // The embedding is the largest matrix and is parallel in itself; the others are parallel side by side.
+    let embedding = expansion_embedding(base, config, growth)?;
+    advance();
+    let values = widened
+        .par_iter()
+        .map(|&(layer, projection)| {
+            let values = widened_projection(base, growth, init, seed, layer, projection)?;
+            advance();
+            Ok(values)
+        })
+        .collect::<Result<Vec<_>>>()?;
+    let mut values: HashMap<String, Vec<f32>> = values.into_iter().flatten().collect();
+    values.insert(names::block_weight(names::EMBED_TOKENS, Block::ExpansionEmbedding), embedding);
+
+    expected
+        .into_iter()
+        .map(|Expected { name, block, shape }| {
+            let count = shape.iter().product();
+            let value = match block {
+                Block::ExpansionNorm => vec![1.0; count],
+                Block::ExpansionHead | Block::ExpansionToBase => vec![0.0; count],
+                _ => values.remove(&name).ok_or_else(|| Error::usage(format!("no first values were made for `{name}`")))?,
+            };
+            Ok(Parameter { name, block, shape, value })
+        })
+        .collect()
+}
+
+/// `E V_e`.
+fn expansion_embedding(base: &BaseCheckpoint, config: &Config, growth: &Growth) -> Result<Vec<f32>> {
+    let name = names::weight(names::EMBED_TOKENS);
+    let embedding = base.tensor(&name, &[config.vocab_size, config.hidden_size])?;
+    spectrum::projected_on_right_vectors(&embedding, config.vocab_size, config.hidden_size, growth.sizes.hidden_size)
+        .map_err(|error| about(&name, error))
+}
+
+/// Names and values of W21 and W22 of one projection.
+fn widened_projection(
+    base: &BaseCheckpoint,
+    growth: &Growth,
+    init: Initialisation,
+    seed: u64,
+    layer: usize,
+    projection: Projection,
+) -> Result<[(String, Vec<f32>); 2]> {
+    let config = base.config();
+    let module = names::projection(layer, projection);
+    let [rows, columns] = projection_shape(config, projection);
+    let blocks = [(Block::BaseToExpansion, init.base_to_expansion), (Block::ExpansionToExpansion, init.expansion_to_expansion)];
+    let top = if blocks.iter().any(|&(_, kind)| kind == Initial::Svd) {
+        let name = names::weight(&module);
+        let count = added_shape(config, &growth.sizes, projection)[0];
+        spectrum::scaled_right_vectors(&base.tensor(&name, &[rows, columns])?, rows, columns, count).map_err(|error| about(&name, error))?
+    } else {
+        Vec::new()
+    };
+    Ok(blocks.map(|(block, kind)| {
+        let name = names::block_weight(&module, block);
+        let [out, width] = layout::block_shape(config, &growth.sizes, projection, block);
+        let value = match kind {
+            Initial::Zero => vec![0.0; out * width],
+            Initial::Random => random(&name, seed, out * width),
+            Initial::Svd => framed(&top, columns, out, width, || random(&name, seed, out * width)),
+        };
+        (name, value)
+    }))
+}
+
+/// `[out, width]` whose upper left corner is `top`, as far as both reach; the rest, where there is any, is random.
+fn framed(top: &[f32], columns: usize, out: usize, width: usize, random: impl FnOnce() -> Vec<f32>) -> Vec<f32> {
+    let rows = (top.len() / columns).min(out);
+    let common = columns.min(width);
+    let mut value = if rows == out && common == width { vec![0.0; out * width] } else { random() };
+    for (to, from) in value.chunks_exact_mut(width).zip(top.chunks_exact(columns)).take(rows) {
+        to[..common].copy_from_slice(&from[..common]);
+    }
+    value
+}
+
+/// N(0, 0.02²), from a generator of the parameter's own.
+fn random(name: &str, seed: u64, count: usize) -> Vec<f32> {
+    let key = Sha256::new().chain_update(b"treering initialisation 1\0").chain_update(seed.to_le_bytes()).chain_update(name).finalize();
+    let mut rng = ChaCha8Rng::from_seed(key.into());
+    match Normal::new(0.0, RANDOM_DEVIATION) {
+        Ok(normal) => normal.sample_iter(&mut rng).take(count).collect(),
+        // A constant, positive deviation is never refused.
+        Err(_) => unreachable!("{RANDOM_DEVIATION} is a deviation"),
+    }
+}
+
+/// Says which tensor a numeric error is about, and what would do without its directions.
+fn about(name: &str, error: Error) -> Error {
+    match error {
+        Error::Numeric(message) => Error::Numeric(format!("`{name}`: {message}")),
+        other => other,
+    }
+}

@@ -1,0 +1,118 @@
+//! Which parameters a growth makes, with their names, blocks and shapes: the one list that initialisation, files and plans share.
+
+use crate::checkpoint::Config;
+use crate::checkpoint::names::{self, Projection};
+use crate::error::{Error, Result};
+use crate::grow::sizes::{Growth, Module, Sizes};
+use crate::model::Block;
+use crate::model::build::{self, added_shape, projection_shape};
+
+/// A parameter that a model of this kind must have.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Expected {
+    /// Name in files.
+    pub name: String,
+    /// The block it belongs to.
+    pub block: Block,
+    /// Row-major shape.
+    pub shape: Vec<usize>,
+}
+
+impl Expected {
+    /// Number of values.
+    ///
+    /// # Errors
+    /// [`Error::Usage`] where it cannot be counted.
+    pub fn count(&self) -> Result<usize> {
+        self.shape.iter().try_fold(1usize, |product, &n| product.checked_mul(n)).ok_or_else(|| too_large(&self.name))
+    }
+}
+
+/// `[out, in]` of one block of a widened projection.
+pub fn block_shape(config: &Config, sizes: &Sizes, projection: Projection, block: Block) -> [usize; 2] {
+    let (base, expansion) = (projection_shape(config, projection), added_shape(config, sizes, projection));
+    match block {
+        Block::ExpansionToBase => [base[0], expansion[1]],
+        Block::BaseToExpansion => [expansion[0], base[1]],
+        Block::ExpansionToExpansion => expansion,
+        _ => base,
+    }
+}
+
+/// The blocks of a projection that hold parameters: W21, W22, and W12 where it is trained.
+pub fn widened_blocks(growth: &Growth, layer: usize, projection: Projection) -> Vec<Block> {
+    let mut blocks = vec![Block::BaseToExpansion, Block::ExpansionToExpansion];
+    if growth.placement.trains(layer, projection.module()) {
+        blocks.push(Block::ExpansionToBase);
+    }
+    blocks
+}
+
+/// Every parameter of an expansion, in the order of a widened [`crate::model::Model`]'s.
+///
+/// # Paper
+/// Section 3.1; an expansion has no biases (docs/decisions/0003).
+pub fn expansion_parameters(config: &Config, growth: &Growth) -> Vec<Expected> {
+    build::expansion_parameters(config, growth).into_iter().map(|(name, block, shape)| Expected { name, block, shape }).collect()
+}
+
+/// Every parameter of the base itself, in the order of a [`crate::model::Model`] whose base is trained: what the method `full` trains.
+pub fn base_parameters(config: &Config) -> Vec<Expected> {
+    let hidden = config.hidden_size;
+    let base = |module: &str, shape: &[usize]| Expected { name: names::weight(module), block: Block::Base, shape: shape.to_vec() };
+    let mut all = vec![base(names::EMBED_TOKENS, &[config.vocab_size, hidden])];
+    for layer in 0..config.num_hidden_layers {
+        all.push(base(&names::input_layernorm(layer), &[hidden]));
+        all.push(base(&names::post_attention_layernorm(layer), &[hidden]));
+        for projection in Projection::ALL {
+            let module = names::projection(layer, projection);
+            let shape = projection_shape(config, projection);
+            all.push(base(&module, &shape));
+            if has_bias(config, projection) {
+                all.push(Expected { name: names::bias(&module), block: Block::Base, shape: vec![shape[0]] });
+            }
+        }
+    }
+    all.push(base(names::NORM, &[hidden]));
+    if !config.tie_word_embeddings {
+        all.push(base(names::LM_HEAD, &[config.vocab_size, hidden]));
+    }
+    all
+}
+
+fn has_bias(config: &Config, projection: Projection) -> bool {
+    match projection.module() {
+        Module::Attention => config.attention_bias,
+        Module::Ffn => config.mlp_bias,
+    }
+}
+
+/// Number of parameters of an expansion.
+///
+/// # Errors
+/// [`Error::Usage`] where their number, or their bytes in f32, cannot be counted.
+pub fn parameter_count(config: &Config, growth: &Growth) -> Result<usize> {
+    let sum = expansion_parameters(config, growth).iter().try_fold(0usize, |sum, expected| {
+        sum.checked_add(expected.count()?).filter(|sum| sum.checked_mul(16).is_some()).ok_or_else(|| too_large(&expected.name))
+    })?;
+    Ok(sum)
+}
+
+/// The block that a tensor belongs to, by its name in files.
+pub fn block_of(name: &str) -> Block {
+    for block in [Block::ExpansionToBase, Block::BaseToExpansion, Block::ExpansionToExpansion] {
+        if name.strip_suffix(".weight").and_then(|stem| stem.strip_suffix(block.as_str())).is_some_and(|stem| stem.ends_with('.')) {
+            return block;
+        }
+    }
+    match name.strip_suffix(".expansion.weight") {
+        Some(names::EMBED_TOKENS) => Block::ExpansionEmbedding,
+        Some(names::LM_HEAD) => Block::ExpansionHead,
+        Some(_) => Block::ExpansionNorm,
+        None => Block::Base,
+    }
+}
+
+fn too_large(name: &str) -> Error {
+    Error::usage(format!("the expansion is too large to be counted, first at `{name}`: choose smaller sizes"))
+}

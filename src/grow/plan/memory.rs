@@ -1,0 +1,120 @@
+//! Bytes by kind. The constants say how the compute core stores things; when it changes, they do.
+
+use serde::Serialize;
+
+use super::Request;
+use super::flow::{Layer, Stream};
+use crate::model::Precision;
+use crate::ops::head::CHUNK_ROWS;
+
+/// Trained weights, gradients and statistics of every norm and of the attention are f32.
+const F32: u64 = 4;
+
+/// Adam's two moments of every trained value.
+const OPTIMIZER_BYTES: u64 = 2 * F32;
+
+/// The program itself, its tokenizer and its threads.
+const PROGRAM_BYTES: u64 = 32 << 20;
+
+/// Bytes by kind.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
+pub struct Memory {
+    /// Weights that never change, packed for the products.
+    pub frozen_weights: u64,
+    /// Trained weights, f32.
+    pub trained_weights: u64,
+    /// Their gradients, f32.
+    pub gradients: u64,
+    /// AdamW's moments, f32.
+    pub optimizer: u64,
+    /// What the forward pass keeps for the backward pass.
+    pub activations: u64,
+    /// What lives for a moment only: one layer's temporaries, a chunk of logits, weights being packed.
+    pub workspace: u64,
+    /// The program, its tokenizer and its threads.
+    pub program: u64,
+    /// All of it: an estimate of the peak.
+    pub peak: u64,
+}
+
+impl Memory {
+    pub(super) fn estimate(request: &Request<'_>, layers: &[Layer], trained: u64) -> Self {
+        let config = request.config;
+        let tokens = (request.batch_size * request.sequence_length) as u64;
+        let product = product_bytes(request.precision);
+        let frozen_weights = if request.growth.is_none() { 0 } else { config.parameter_count() * product };
+        let kept = |layer: &Layer| streams(layer).map(|s| kept_bytes(s, product)).sum::<u64>();
+        let widths: u64 = layers.first().map_or(0, |layer| streams(layer).map(|s| s.hidden).sum());
+        let activations = tokens
+            * if request.recompute {
+                // Every layer's inputs, and all of the one layer that is being run again.
+                layers.len() as u64 * widths * F32 + layers.iter().map(kept).max().unwrap_or(0)
+            } else {
+                layers.iter().map(kept).sum::<u64>() + widths * F32
+            };
+        let mut memory = Self {
+            frozen_weights,
+            trained_weights: trained * F32,
+            gradients: trained * F32,
+            optimizer: trained * OPTIMIZER_BYTES,
+            activations,
+            workspace: workspace_bytes(request, layers, tokens, product),
+            program: PROGRAM_BYTES,
+            peak: 0,
+        };
+        memory.peak = [
+            memory.frozen_weights,
+            memory.trained_weights,
+            memory.gradients,
+            memory.optimizer,
+            memory.activations,
+            memory.workspace,
+            memory.program,
+        ]
+        .into_iter()
+        .fold(0, u64::saturating_add);
+        memory
+    }
+}
+
+/// Bytes of an operand of a product.
+fn product_bytes(precision: Precision) -> u64 {
+    match precision {
+        Precision::F32 => F32,
+        Precision::Bf16 => 2,
+    }
+}
+
+fn streams(layer: &Layer) -> impl Iterator<Item = &Stream> {
+    [Some(&layer.base), layer.expansion.as_ref()].into_iter().flatten()
+}
+
+/// Bytes that one stream of one layer keeps for each token.
+fn kept_bytes(stream: &Stream, product: u64) -> u64 {
+    let &Stream { hidden, query, key_value, heads, ffn, live, live_attention, live_ffn, .. } = stream;
+    // The four distinct inputs of the seven products: a trained matrix reads each of them, under every method.
+    let inputs = (hidden + query + hidden + ffn) * product;
+    let norms = live[..2].iter().filter(|&&live| live).count() as u64 * (hidden + 1) * F32;
+    // The attention's result is an input of `o_proj` too: in f32 it is kept once for both.
+    let result = if product == F32 { 0 } else { query };
+    let attention = if live_attention { (query + 2 * key_value + result + heads) * F32 } else { 0 };
+    let ffn = if live_ffn { 2 * ffn * F32 } else { 0 };
+    inputs + norms + attention + ffn
+}
+
+fn workspace_bytes(request: &Request<'_>, layers: &[Layer], tokens: u64, product: u64) -> u64 {
+    let Some(last) = layers.last() else { return 0 };
+    let config = request.config;
+    let vocab = config.vocab_size as u64;
+    // A residual stream in and out, its norm, and gate, up and their product.
+    let layer = tokens * streams(last).map(|s| (3 * s.hidden + 3 * s.ffn) * F32).sum::<u64>();
+    // A chunk of logits, in bf16 with its rounded copy for the gradients.
+    let copy = if product == F32 { 0 } else { product };
+    let logits = tokens.min(CHUNK_ROWS as u64) * vocab * (F32 + copy);
+    // Head weights are packed for the step where they are trained, and turned round where a gradient flows through them.
+    let base_turned = u64::from(last.base.live[2]) + u64::from(request.growth.is_none());
+    let expansion = request.growth.map_or(0, |growth| 2 * growth.sizes.hidden_size as u64);
+    let head = vocab * (base_turned * config.hidden_size as u64 + expansion) * product;
+    let seeds = tokens * streams(last).filter(|s| s.live[2]).map(|s| s.hidden * F32).sum::<u64>();
+    layer + logits + head + seeds
+}

@@ -1,0 +1,153 @@
+//! What training will take, worked out from sizes alone: nothing is read or allocated.
+
+mod flow;
+mod memory;
+mod speed;
+mod work;
+
+use serde::Serialize;
+
+use crate::checkpoint::Config;
+use crate::error::{Error, Result};
+use crate::grow::layout::{self, Expected};
+use crate::grow::sizes::Growth;
+use crate::model::{Block, Precision};
+pub use memory::Memory;
+pub use speed::{EFFICIENCY, Speed, measure_gflops};
+pub use work::{Flops, Work};
+
+/// Version of the plan's JSON.
+pub const FORMAT_VERSION: u32 = 1;
+
+/// Tokens of a batch beyond which nothing is estimated.
+const MAX_TOKENS: usize = 1 << 32;
+
+/// What is to be trained, and how.
+#[derive(Debug, Clone, Copy)]
+pub struct Request<'a> {
+    /// The base.
+    pub config: &'a Config,
+    /// The growth that is trained; `None` where the base itself is (method `full`).
+    pub growth: Option<&'a Growth>,
+    /// Arithmetic of the matrix products.
+    pub precision: Precision,
+    /// Windows in one forward pass.
+    pub batch_size: usize,
+    /// Tokens a window.
+    pub sequence_length: usize,
+    /// Whether the backward pass runs layers again rather than keeping what they computed.
+    pub recompute: bool,
+}
+
+impl Request<'_> {
+    /// The method's name in recipes.
+    pub fn method(&self) -> &'static str {
+        match self.growth {
+            None => "full",
+            Some(growth) if growth.placement.is_preserve(self.config) => "scale-preserve",
+            Some(_) => "scale-adapt",
+        }
+    }
+}
+
+/// Parameters of one block.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
+pub struct BlockCount {
+    /// The block.
+    pub block: Block,
+    /// Parameters that never change.
+    pub frozen: u64,
+    /// Parameters that are trained.
+    pub trained: u64,
+}
+
+/// What training will take.
+#[derive(Debug, Clone, PartialEq, Serialize)]
+pub struct Plan {
+    /// [`FORMAT_VERSION`].
+    pub format_version: u32,
+    /// The method's name in recipes.
+    pub method: &'static str,
+    /// What is added to the base, where anything is.
+    pub growth: Option<Growth>,
+    /// Arithmetic of the matrix products.
+    pub dtype: Precision,
+    /// Windows in one forward pass.
+    pub batch_size: usize,
+    /// Tokens a window.
+    pub sequence_length: usize,
+    /// Whether layers are run again in the backward pass.
+    pub recompute: bool,
+    /// Parameters by block, only blocks that have any.
+    pub blocks: Vec<BlockCount>,
+    /// All parameters that never change.
+    pub frozen_parameters: u64,
+    /// All parameters that are trained.
+    pub trained_parameters: u64,
+    /// Bytes by kind.
+    pub memory_bytes: Memory,
+    /// Floating-point operations for each token trained on.
+    pub flops_per_token: Flops,
+}
+
+impl Plan {
+    /// Works out a plan.
+    ///
+    /// # Errors
+    /// [`Error::Usage`] where the growth does not fit the base or the batch is empty or beyond counting.
+    pub fn new(request: &Request<'_>) -> Result<Self> {
+        let Request { config, growth, batch_size, sequence_length, .. } = *request;
+        config.validate()?;
+        if let Some(growth) = growth {
+            growth.validate(config)?;
+        }
+        match batch_size.checked_mul(sequence_length) {
+            Some(1..=MAX_TOKENS) => {}
+            _ => {
+                return Err(Error::usage(format!(
+                    "a batch of {batch_size} windows of {sequence_length} tokens cannot be planned: both must be at least 1, their product at most {MAX_TOKENS}"
+                )));
+            }
+        }
+        let blocks = block_counts(config, growth)?;
+        let flow = flow::layers(config, growth);
+        let trained: u64 = blocks.iter().map(|b| b.trained).sum();
+        Ok(Self {
+            format_version: FORMAT_VERSION,
+            method: request.method(),
+            growth: growth.cloned(),
+            dtype: request.precision,
+            batch_size,
+            sequence_length,
+            recompute: request.recompute,
+            frozen_parameters: blocks.iter().map(|b| b.frozen).sum(),
+            trained_parameters: trained,
+            memory_bytes: Memory::estimate(request, &flow, trained),
+            flops_per_token: Flops::count(request, &flow),
+            blocks,
+        })
+    }
+}
+
+fn block_counts(config: &Config, growth: Option<&Growth>) -> Result<Vec<BlockCount>> {
+    let sum = |expected: &[Expected], block: Block| -> Result<u64> {
+        expected.iter().filter(|e| e.block == block).try_fold(0, |sum, e| Ok(sum + e.count()? as u64))
+    };
+    let base = config.parameter_count();
+    let expansion = growth.map(|growth| layout::expansion_parameters(config, growth)).unwrap_or_default();
+    let mut counts = vec![if growth.is_some() {
+        BlockCount { block: Block::Base, frozen: base, trained: 0 }
+    } else {
+        BlockCount { block: Block::Base, frozen: 0, trained: base }
+    }];
+    for block in Block::ALL.into_iter().filter(|&b| b != Block::Base) {
+        let trained = sum(&expansion, block)?;
+        if trained > 0 {
+            counts.push(BlockCount { block, frozen: 0, trained });
+        }
+    }
+    Ok(counts)
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,129 @@
+use super::*;
+use crate::grow::{Module, Placement, Sizes};
+
+/// SmolLM2-135M.
+fn smol() -> Config {
+    let mut config = Config::new(49_152, 576, 1536, 30, 9);
+    config.num_key_value_heads = 3;
+    config.tie_word_embeddings = true;
+    config
+}
+
+fn growth(preserved_layers: usize, modules: &[Module]) -> Growth {
+    let sizes = Sizes { hidden_size: 64, num_attention_heads: 3, num_key_value_heads: 1, intermediate_size: 256 };
+    Growth { sizes, placement: Placement { preserved_layers, modules: modules.to_vec() } }
+}
+
+fn plan(growth: Option<&Growth>, precision: Precision, recompute: bool) -> Plan {
+    Plan::new(&Request { config: &smol(), growth, precision, batch_size: 4, sequence_length: 256, recompute }).unwrap()
+}
+
+fn trained(plan: &Plan, block: Block) -> u64 {
+    plan.blocks.iter().find(|b| b.block == block).map_or(0, |b| b.trained)
+}
+
+/// N, the base's matrices without the embedding.
+const N: u64 = 30 * (2 * 576 * 576 + 2 * 576 * 192 + 3 * 576 * 1536);
+
+#[test]
+fn the_cost_of_preserve_is_that_of_the_table() {
+    let plan = plan(Some(&growth(30, &[])), Precision::Bf16, false);
+    let (e21, e22) = (trained(&plan, Block::BaseToExpansion), trained(&plan, Block::ExpansionToExpansion));
+    assert_eq!(plan.method, "scale-preserve");
+    assert_eq!(plan.flops_per_token.table, 2 * N + 4 * e21 + 6 * e22);
+    assert_eq!(plan.flops_per_token.table, plan.flops_per_token.forward.layers + plan.flops_per_token.backward.layers);
+    assert_eq!(plan.flops_per_token.table_full, 6 * N);
+}
+
+#[test]
+fn the_cost_of_full_is_six_for_each_parameter() {
+    let plan = plan(None, Precision::F32, false);
+    assert_eq!((plan.method, plan.flops_per_token.table), ("full", 6 * N));
+    assert_eq!((plan.frozen_parameters, plan.trained_parameters), (0, 134_515_008));
+    assert_eq!(plan.flops_per_token.forward.head, 2 * 49_152 * 576);
+    assert_eq!(plan.flops_per_token.backward.head, 4 * 49_152 * 576);
+}
+
+#[test]
+fn the_cost_of_adapt_adds_the_base_above_the_lowest_w12() {
+    let preserve = plan(Some(&growth(30, &[])), Precision::Bf16, false);
+    let layer = N / 30;
+    let (attention, ffn) = (2 * 576 * 576 + 2 * 576 * 192, 3 * 576 * 1536);
+    assert_eq!(attention + ffn, layer);
+    // In the first layer that trains W12 only what comes after it hands a gradient down.
+    for (modules, first) in [
+        (&[Module::Attention][..], 576 * 576 + ffn),
+        (&[Module::Ffn][..], 576 * 1536),
+        (&Module::ALL[..], 576 * 576 + ffn),
+    ] {
+        let adapt = plan(Some(&growth(15, modules)), Precision::Bf16, false);
+        let e12 = trained(&adapt, Block::ExpansionToBase);
+        assert_eq!(adapt.method, "scale-adapt");
+        assert_eq!(adapt.flops_per_token.table, preserve.flops_per_token.table + 6 * e12 + 2 * (14 * layer + first));
+        assert!(adapt.flops_per_token.total > adapt.flops_per_token.table);
+    }
+}
+
+#[test]
+fn blocks_add_up_to_what_an_expansion_holds() {
+    let growth = growth(10, &Module::ALL);
+    let plan = plan(Some(&growth), Precision::Bf16, false);
+    assert_eq!(plan.trained_parameters, layout::parameter_count(&smol(), &growth).unwrap() as u64);
+    assert_eq!(plan.frozen_parameters, 134_515_008);
+    assert_eq!(trained(&plan, Block::ExpansionEmbedding), 49_152 * 64);
+    assert_eq!(trained(&plan, Block::ExpansionNorm), 61 * 64);
+}
+
+#[test]
+fn memory_falls_with_recompute_bf16_and_preserved_layers() {
+    let preserve = growth(30, &[]);
+    let adapt = growth(15, &[Module::Attention]);
+    let peak = |growth: Option<&Growth>, precision, recompute| plan(growth, precision, recompute).memory_bytes.peak;
+    let bf16 = peak(Some(&preserve), Precision::Bf16, false);
+    assert!(bf16 < peak(Some(&preserve), Precision::F32, false));
+    assert!(bf16 < peak(Some(&adapt), Precision::Bf16, false));
+    assert!(peak(Some(&adapt), Precision::Bf16, false) < peak(None, Precision::Bf16, false));
+    assert!(peak(Some(&preserve), Precision::Bf16, true) < bf16);
+    let memory = plan(Some(&preserve), Precision::Bf16, false).memory_bytes;
+    assert_eq!(memory.frozen_weights, 134_515_008 * 2);
+    assert_eq!(memory.optimizer, 2 * memory.gradients);
+    assert_eq!(
+        memory.peak,
+        memory.frozen_weights + memory.trained_weights + memory.gradients + memory.optimizer + memory.activations + memory.workspace + memory.program
+    );
+}
+
+#[test]
+fn attention_grows_with_the_window_and_layers_do_not() {
+    let growth = growth(30, &[]);
+    let config = smol();
+    let at = |sequence_length| {
+        let request =
+            Request { config: &config, growth: Some(&growth), precision: Precision::Bf16, batch_size: 1, sequence_length, recompute: false };
+        Plan::new(&request).unwrap().flops_per_token
+    };
+    let (short, long) = (at(255), at(1023));
+    assert_eq!(short.forward.attention * 4, long.forward.attention);
+    assert_eq!(short.forward.attention, 30 * 2 * (576 + 192) * 256);
+    assert_eq!((short.table, short.forward.head), (long.table, long.forward.head));
+    // Under Preserve only the expansion's heads are run backward.
+    assert_eq!(short.backward.attention, 30 * 5 * 192 * 256);
+}
+
+#[test]
+fn an_empty_or_endless_batch_is_refused() {
+    for (batch_size, sequence_length) in [(0, 1), (1, 0), (usize::MAX, 2), (1 << 20, 1 << 20)] {
+        let config = smol();
+        let request = Request { config: &config, growth: None, precision: Precision::F32, batch_size, sequence_length, recompute: false };
+        assert!(matches!(Plan::new(&request), Err(Error::Usage(_))), "{batch_size} × {sequence_length}");
+    }
+}
+
+#[test]
+fn a_faster_machine_trains_more_tokens() {
+    let plan = plan(None, Precision::Bf16, false);
+    let speed = Speed::estimate(&plan, 400.0);
+    let expected = 400e9 * EFFICIENCY / plan.flops_per_token.total as f64;
+    assert!((speed.tokens_per_second - expected).abs() < 1e-6 * expected);
+    assert!(measure_gflops(Precision::F32) > 0.0);
+}

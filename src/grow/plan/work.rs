@@ -1,0 +1,87 @@
+//! Floating-point operations for each token, an addition and a multiplication counted as two.
+
+use serde::Serialize;
+
+use super::Request;
+use super::flow::{Layer, Stream};
+use crate::model::Block;
+
+/// Operations of one pass.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize)]
+pub struct Work {
+    /// Matrix products of the decoder layers: what the method's cost table counts.
+    pub layers: u64,
+    /// Attention scores and their weighted sums, for the mean number of visible tokens.
+    pub attention: u64,
+    /// The output head.
+    pub head: u64,
+}
+
+impl Work {
+    /// The sum.
+    pub fn total(&self) -> u64 {
+        self.layers + self.attention + self.head
+    }
+}
+
+/// Operations for each token trained on.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+pub struct Flops {
+    /// The forward pass.
+    pub forward: Work,
+    /// The backward pass.
+    pub backward: Work,
+    /// The layers' second forward pass with `recompute`.
+    pub recomputed: Work,
+    /// Everything.
+    pub total: u64,
+    /// `forward.layers + backward.layers` by the method's cost table, `2N + 4·E21 + 6·E22` and so on: without the head, the attention scores,
+    /// the second pass of `recompute`, and the gradient that W21 hands down to a base stream that carries one.
+    ///
+    /// # Paper
+    /// METHOD.md § 10, in docs/method.md.
+    pub table: u64,
+    /// The same for full fine-tuning of the base: `6N`.
+    pub table_full: u64,
+}
+
+impl Flops {
+    pub(super) fn count(request: &Request<'_>, layers: &[Layer]) -> Self {
+        let (mut forward, mut backward) = (Work::default(), Work::default());
+        let (mut table, mut table_full) = (0, 0);
+        for layer in layers {
+            for product in &layer.products {
+                let once = 2 * product.values;
+                forward.layers += once;
+                let (input, weight) = (u64::from(product.live_input) * once, u64::from(product.trained) * once);
+                backward.layers += input + weight;
+                table += once + weight + if product.block == Block::BaseToExpansion { 0 } else { input };
+                table_full += if product.block == Block::Base { 3 * once } else { 0 };
+            }
+            for stream in [Some(&layer.base), layer.expansion.as_ref()].into_iter().flatten() {
+                let once = attention(stream, request.sequence_length as u64);
+                forward.attention += once;
+                // Five products rather than two: the scores again, then the gradients of values, weights, queries and keys.
+                backward.attention += if stream.live_attention { once / 2 * 5 } else { 0 };
+            }
+        }
+        let vocab = request.config.vocab_size as u64;
+        let base_live = layers.last().is_some_and(|layer| layer.base.live[2]);
+        let mut head = |width: u64, trained: bool, live: bool| {
+            let once = 2 * vocab * width;
+            forward.head += once;
+            backward.head += (u64::from(trained) + u64::from(live)) * once;
+        };
+        head(request.config.hidden_size as u64, request.growth.is_none(), base_live);
+        if let Some(growth) = request.growth {
+            head(growth.sizes.hidden_size as u64, true, true);
+        }
+        let recomputed = if request.recompute { Work { head: 0, ..forward } } else { Work::default() };
+        Self { forward, backward, recomputed, total: forward.total() + backward.total() + recomputed.total(), table, table_full }
+    }
+}
+
+/// Scores and weighted sums of one token that sees half a window on average.
+fn attention(stream: &Stream, sequence_length: u64) -> u64 {
+    2 * stream.query * (sequence_length + 1)
+}

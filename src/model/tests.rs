@@ -1,0 +1,267 @@
+//! Invariants of the whole model on small random weights.
+
+use super::build::expansion_parameters;
+use super::*;
+use crate::checkpoint::BaseCheckpoint;
+use crate::checkpoint::names::{self, Projection};
+use crate::grow::sizes::{Module, Placement, Sizes};
+use rand_chacha::ChaCha8Rng;
+use rand_chacha::rand_core::{Rng, SeedableRng};
+use std::collections::HashMap;
+
+fn values(rng: &mut ChaCha8Rng, n: usize, scale: f32) -> Vec<f32> {
+    (0..n).map(|_| (rng.next_u32() as f32 / u32::MAX as f32 - 0.5) * 2.0 * scale).collect()
+}
+
+fn config(tied: bool, biased: bool) -> Config {
+    let mut c = Config::new(50, 24, 40, 3, 4);
+    c.num_key_value_heads = 2;
+    c.head_dim = 8;
+    c.max_position_embeddings = 64;
+    c.tie_word_embeddings = tied;
+    c.attention_bias = biased;
+    c.mlp_bias = biased;
+    c
+}
+
+fn base(c: &Config) -> BaseCheckpoint {
+    let mut rng = ChaCha8Rng::seed_from_u64(1);
+    let mut tensors = HashMap::new();
+    let mut put = |name: String, shape: &[usize]| {
+        let n = shape.iter().product();
+        let norm = name.contains("norm");
+        let value = values(&mut rng, n, if norm { 0.2 } else { 0.25 }).iter().map(|v| if norm { 1.0 + v } else { *v }).collect();
+        tensors.insert(name, (shape.to_vec(), value));
+    };
+    put(names::weight(names::EMBED_TOKENS), &[c.vocab_size, c.hidden_size]);
+    put(names::weight(names::NORM), &[c.hidden_size]);
+    if !c.tie_word_embeddings {
+        put(names::weight(names::LM_HEAD), &[c.vocab_size, c.hidden_size]);
+    }
+    for layer in 0..c.num_hidden_layers {
+        put(names::weight(&names::input_layernorm(layer)), &[c.hidden_size]);
+        put(names::weight(&names::post_attention_layernorm(layer)), &[c.hidden_size]);
+        for projection in Projection::ALL {
+            let (module, shape) = (names::projection(layer, projection), build::projection_shape(c, projection));
+            put(names::weight(&module), &shape);
+            if if projection.module() == Module::Attention { c.attention_bias } else { c.mlp_bias } {
+                put(names::bias(&module), &shape[..1]);
+            }
+        }
+    }
+    BaseCheckpoint::from_memory(c.clone(), tensors, None).unwrap()
+}
+
+fn growth(preserved_layers: usize, modules: &[Module]) -> Growth {
+    let sizes = Sizes { hidden_size: 10, num_attention_heads: 2, num_key_value_heads: 1, intermediate_size: 12 };
+    Growth { sizes, placement: Placement { preserved_layers, modules: modules.to_vec() } }
+}
+
+/// Expansion parameters; with `fresh` the head and W12 are zero as before training, else everything is random.
+fn expansion(c: &Config, growth: &Growth, fresh: bool) -> Vec<Parameter> {
+    let mut rng = ChaCha8Rng::seed_from_u64(2);
+    expansion_parameters(c, growth)
+        .into_iter()
+        .map(|(name, block, shape)| {
+            let n = shape.iter().product();
+            let mut value = values(&mut rng, n, 0.2);
+            match block {
+                Block::ExpansionNorm => value.iter_mut().for_each(|v| *v += 1.0),
+                Block::ExpansionHead | Block::ExpansionToBase if fresh => value.fill(0.0),
+                _ => {}
+            }
+            Parameter { name, block, shape, value }
+        })
+        .collect()
+}
+
+fn widened(c: &Config, precision: Precision, growth: Growth, fresh: bool) -> Model {
+    let mut model = Model::from_base(&base(c), precision, false).unwrap();
+    model.widen(growth.clone(), expansion(c, &growth, fresh)).unwrap();
+    model
+}
+
+fn batch(windows: usize, length: usize, masked: bool) -> Batch {
+    let mut rng = ChaCha8Rng::seed_from_u64(3);
+    let tokens: Vec<u32> = (0..windows * length).map(|_| rng.next_u32() % 50).collect();
+    let mut targets: Vec<u32> = (0..windows * length).map(|_| rng.next_u32() % 50).collect();
+    targets[1] = IGNORE;
+    let starts = (0..windows * length).map(|i| if i % length >= length / 3 { (length / 3) as u32 } else { 0 }).collect();
+    Batch { batch_size: windows, sequence_length: length, tokens, targets, document_starts: masked.then_some(starts) }
+}
+
+const PRECISIONS: [Precision; 2] = [Precision::F32, Precision::Bf16];
+
+fn placements() -> [Growth; 3] {
+    let both = [Module::Attention, Module::Ffn];
+    [growth(3, &[Module::Attention]), growth(1, &[Module::Attention]), growth(0, &both)]
+}
+
+#[test]
+fn widened_logits_equal_base_logits_bit_for_bit_before_training() {
+    let c = config(true, false);
+    for precision in PRECISIONS {
+        let base = Model::from_base(&base(&c), precision, false).unwrap();
+        let expected = base.score(&batch(2, 17, false), false).unwrap();
+        for growth in placements() {
+            let scores = widened(&c, precision, growth, true).score(&batch(2, 17, false), false).unwrap();
+            assert_eq!(scores.log_probs[0], expected.log_probs[0], "preservation head");
+            assert_eq!(scores.log_probs[1], expected.log_probs[0], "adaptation head");
+        }
+    }
+}
+
+#[test]
+fn preservation_head_equals_base_bit_for_bit_whatever_the_expansion_is() {
+    for (tied, biased) in [(true, false), (false, true)] {
+        let c = config(tied, biased);
+        for precision in PRECISIONS {
+            let base = Model::from_base(&base(&c), precision, false).unwrap();
+            let expected = base.score(&batch(2, 17, true), true).unwrap();
+            for growth in placements() {
+                let forks = growth.placement.fork_layer(c.num_hidden_layers) < c.num_hidden_layers;
+                let model = widened(&c, precision, growth, false);
+                let scores = model.score(&batch(2, 17, true), true).unwrap();
+                assert_eq!(scores.log_probs[0], expected.log_probs[0]);
+                assert_eq!(scores.hidden[0], expected.hidden[0]);
+                assert_ne!(scores.log_probs[1], expected.log_probs[0], "the expansion must do something");
+                assert_eq!(scores.hidden[1] != expected.hidden[0], forks, "the base stream changes exactly where W12 is trained");
+            }
+        }
+    }
+}
+
+#[test]
+fn a_window_s_bits_do_not_depend_on_the_other_windows_or_the_thread_count() {
+    let c = config(false, false);
+    for precision in PRECISIONS {
+        let model = widened(&c, precision, placements()[2].clone(), false);
+        let both = batch(2, 19, false);
+        let all = |threads: usize, b: &Batch| {
+            let pool = rayon::ThreadPoolBuilder::new().num_threads(threads).build().unwrap();
+            pool.install(|| {
+                let mut gradients = Gradients::zeros(model.parameters());
+                model.loss_and_gradients(b, &mut gradients, 0.1, false).unwrap();
+                (model.score(b, false).unwrap().log_probs, gradients.values)
+            })
+        };
+        let expected = all(1, &both);
+        for threads in [2, 4] {
+            assert_eq!(all(threads, &both), expected);
+        }
+        let second = Batch { batch_size: 1, tokens: both.tokens[19..].to_vec(), targets: both.targets[19..].to_vec(), ..both.clone() };
+        for (alone, together) in all(2, &second).0.iter().zip(&expected.0) {
+            assert_eq!(alone[..], together[19..]);
+        }
+    }
+}
+
+#[test]
+fn cached_steps_equal_one_prefill_bit_for_bit_and_freezing_changes_nothing() {
+    for precision in PRECISIONS {
+        for growth in placements() {
+            let mut model = widened(&config(true, true), precision, growth, false);
+            let b = batch(1, 21, false);
+            let (mut whole, mut parts) = (model.new_cache(64), model.new_cache(64));
+            let expected = model.step(&mut whole, &b.tokens).unwrap();
+            model.step(&mut parts, &b.tokens[..9]).unwrap();
+            model.step(&mut parts, &b.tokens[9..20]).unwrap();
+            assert_eq!(model.step(&mut parts, &b.tokens[20..]).unwrap(), expected);
+            assert_eq!(parts.len(), 21);
+            let scores = model.score(&b, false).unwrap();
+            for (head, logits) in expected.iter().enumerate() {
+                let max = logits.iter().copied().fold(f32::MIN, f32::max);
+                let sum: f64 = logits.iter().map(|&v| f64::from(v - max).exp()).sum();
+                let expected = f64::from(logits[b.targets[20] as usize] - max) - sum.ln();
+                assert!((f64::from(scores.log_probs[head][20]) - expected).abs() < 1e-5);
+            }
+            model.freeze();
+            assert!(model.parameters().is_empty());
+            assert_eq!(model.score(&b, false).unwrap().log_probs, scores.log_probs);
+        }
+        let mut whole = Model::from_base(&base(&config(true, true)), precision, true).unwrap();
+        let scores = whole.score(&batch(1, 21, false), false).unwrap();
+        whole.freeze();
+        assert_eq!(whole.score(&batch(1, 21, false), false).unwrap().log_probs, scores.log_probs, "a fully trained model");
+    }
+}
+
+#[test]
+fn recomputed_gradients_equal_kept_ones_bit_for_bit() {
+    let c = config(true, true);
+    let both = |model: &Model| {
+        [false, true].map(|recompute| {
+            let mut gradients = Gradients::zeros(model.parameters());
+            let loss = model.loss_and_gradients(&batch(2, 13, true), &mut gradients, 0.5, recompute).unwrap();
+            (loss.nll.to_bits(), gradients.values)
+        })
+    };
+    for precision in PRECISIONS {
+        for growth in placements() {
+            let [kept, recomputed] = both(&widened(&c, precision, growth, false));
+            assert_eq!(kept, recomputed);
+        }
+        let [kept, recomputed] = both(&Model::from_base(&base(&c), precision, true).unwrap());
+        assert_eq!(kept, recomputed);
+    }
+}
+
+/// Gradients along random directions against central differences of the loss, for every parameter on its own.
+#[test]
+fn gradients_agree_with_finite_differences_for_every_parameter() {
+    let b = batch(2, 11, true);
+    let loss = |model: &Model| {
+        let scores = model.score(&b, false).unwrap();
+        -scores.log_probs.last().unwrap().iter().map(|&v| f64::from(v)).sum::<f64>()
+    };
+    for (tied, biased) in [(true, false), (false, true)] {
+        let c = config(tied, biased);
+        let mut models: Vec<Model> = placements().into_iter().map(|g| widened(&c, Precision::F32, g, false)).collect();
+        models.push(Model::from_base(&base(&c), Precision::F32, true).unwrap());
+        for mut model in models {
+            let mut gradients = Gradients::zeros(model.parameters());
+            let result = model.loss_and_gradients(&b, &mut gradients, 1.0, false).unwrap();
+            assert!((result.nll - loss(&model)).abs() < 1e-3, "{} {}", result.nll, loss(&model));
+            assert_eq!(result.targets, b.target_count());
+            for index in 0..model.parameters().len() {
+                let before = model.parameters()[index].value.clone();
+                // Along the gradient's own direction, so that the difference stands out of the rounding.
+                let norm = gradients.values[index].iter().map(|&g| f64::from(g).powi(2)).sum::<f64>().sqrt();
+                let name = model.parameters()[index].name.clone();
+                assert!(norm > 1e-4, "{name}: no gradient");
+                let step = 2e-2 / norm.max(1.0);
+                let mut at = |sign: f64| {
+                    let moved = before.iter().zip(&gradients.values[index]).map(|(v, g)| v + (sign * step * f64::from(*g) / norm) as f32);
+                    model.parameters_mut()[index].value = moved.collect();
+                    loss(&model)
+                };
+                let difference = (at(1.0) - at(-1.0)) / (2.0 * step);
+                model.parameters_mut()[index].value = before;
+                assert!((difference - norm).abs() < 0.02 * norm + 2e-3, "{name}: {difference} against {norm}");
+            }
+        }
+    }
+}
+
+#[test]
+fn bad_batches_and_expansions_are_refused_by_name() {
+    let c = config(true, false);
+    let model = widened(&c, Precision::F32, growth(3, &[]), true);
+    let mut b = batch(1, 5, false);
+    b.tokens[2] = 50;
+    assert!(model.score(&b, false).unwrap_err().to_string().contains("token 50"));
+    let mut b = batch(1, 5, false);
+    b.targets[2] = 77;
+    assert!(model.score(&b, false).unwrap_err().to_string().contains("target 77"));
+    assert!(model.score(&batch(1, 65, false), false).unwrap_err().to_string().contains("64 positions"));
+    let mut cache = model.new_cache(8);
+    assert!(model.step(&mut cache, &[1; 9]).unwrap_err().to_string().contains("context of 8"));
+
+    let g = growth(3, &[]);
+    let mut parameters = expansion(&c, &g, true);
+    let last = parameters.pop().unwrap();
+    let mut fresh = Model::from_base(&base(&c), Precision::F32, false).unwrap();
+    assert!(fresh.widen(g.clone(), parameters.clone()).unwrap_err().to_string().contains("lm_head.expansion.weight"));
+    parameters.push(Parameter { shape: vec![1, 1], value: vec![0.0], ..last });
+    assert!(fresh.widen(g, parameters).unwrap_err().to_string().contains("[1, 1]"));
+}

@@ -1,0 +1,244 @@
+//! Recipes: from TOML to values that have been checked.
+//!
+//! Each part of the program owns its own configuration; a recipe puts them together. Unknown keys are refused, ranges are checked,
+//! relative paths start at the recipe's folder, and every complaint names its key. [`Recipe::resolved_toml`] writes everything back, defaults included.
+
+mod compare;
+mod overrides;
+mod read;
+mod section;
+#[cfg(test)]
+mod tests;
+mod write;
+
+use std::path::{Path, PathBuf};
+
+use serde::{Deserialize, Serialize};
+
+use crate::checkpoint::Config;
+use crate::data::{HeldOutConfig, StreamConfig};
+use crate::error::{Error, Result};
+use crate::grow::{Growth, Initialisation, Module, Placement, Sizes};
+use crate::model::Precision;
+use crate::train::TrainConfig;
+
+/// The largest recipe that is read: they are written by hand.
+const MAX_BYTES: u64 = 1 << 20;
+
+/// Everything that defines a training run.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Recipe {
+    /// The base.
+    pub model: ModelConfig,
+    /// What is added to it and what is trained.
+    pub method: MethodConfig,
+    /// What it is taught, and what it is measured on.
+    pub data: DataConfig,
+    /// How.
+    pub train: TrainConfig,
+    /// When and how it is measured.
+    pub eval: EvalConfig,
+}
+
+/// The `[model]` table.
+#[derive(Debug, Clone, PartialEq)]
+pub struct ModelConfig {
+    /// A Hugging Face folder or a GGUF file.
+    pub path: PathBuf,
+    /// Arithmetic of the matrix products.
+    pub dtype: Precision,
+}
+
+/// What is trained.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum MethodKind {
+    /// An expansion that never changes the base stream.
+    ///
+    /// # Paper
+    /// SCALE-Preserve.
+    ScalePreserve,
+    /// An expansion that adds to the base stream in chosen layers and modules.
+    ///
+    /// # Paper
+    /// SCALE-Adapt.
+    ScaleAdapt,
+    /// All of the base, and no expansion: full fine-tuning, to compare with.
+    Full,
+}
+
+impl MethodKind {
+    /// All kinds with the names used in recipes.
+    pub const ALL: [(&'static str, Self); 3] = [("scale-preserve", Self::ScalePreserve), ("scale-adapt", Self::ScaleAdapt), ("full", Self::Full)];
+
+    /// The name used in recipes, files and JSON.
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::ScalePreserve => "scale-preserve",
+            Self::ScaleAdapt => "scale-adapt",
+            Self::Full => "full",
+        }
+    }
+
+    /// Whether the model is widened.
+    pub fn widens(self) -> bool {
+        self != Self::Full
+    }
+}
+
+/// The `[method]` table. What is `None` depends on the base, see [`Recipe::resolve`].
+#[derive(Debug, Clone, PartialEq)]
+pub struct MethodConfig {
+    /// What is trained.
+    pub kind: MethodKind,
+    /// Added width of the residual stream.
+    pub hidden_size: Option<usize>,
+    /// Added query heads.
+    pub num_attention_heads: Option<usize>,
+    /// Added key/value heads.
+    pub num_key_value_heads: Option<usize>,
+    /// Added width of the feed-forward network.
+    pub intermediate_size: Option<usize>,
+    /// What W21 and W22 start from.
+    pub init: Initialisation,
+    /// The lowest layers whose W12 stays zero (`scale-adapt`).
+    pub preserved_layers: Option<usize>,
+    /// The modules whose W12 is trained above them (`scale-adapt`).
+    pub modules: Vec<Module>,
+    /// Seed of the expansion's random values.
+    pub seed: u64,
+}
+
+/// The `[data]` table.
+#[derive(Debug, Clone, PartialEq)]
+pub struct DataConfig {
+    /// What is trained on, and how it is cut into windows.
+    pub stream: StreamConfig,
+    /// Held-out corpora of what is to be learnt.
+    pub learn: Vec<HeldOutConfig>,
+    /// Held-out corpora of what is not to be forgotten.
+    pub forget: Vec<HeldOutConfig>,
+}
+
+/// The `[eval]` table.
+#[derive(Debug, Clone, PartialEq)]
+pub struct EvalConfig {
+    /// Measures after every so many steps, beside the measurement after the last; 0 for that one only.
+    pub every_steps: u64,
+    /// Whether to measure before the first step.
+    pub at_start: bool,
+    /// Tokens a window.
+    pub window: usize,
+    /// Tokens from one window's start to the next's: each window scores its last `stride` tokens.
+    pub stride: usize,
+    /// Windows in one forward pass.
+    pub batch_size: usize,
+    /// Whether to measure representation forgetting.
+    pub representation: bool,
+}
+
+impl Recipe {
+    /// Reads a recipe file; relative paths in it start at its folder. `overrides` are `key=value` pairs that change it before it is checked.
+    ///
+    /// # Errors
+    /// [`Error::Io`] where it cannot be read, and [`Error::Usage`] naming the key that is wrong.
+    pub fn load(path: impl AsRef<Path>, overrides: &[String]) -> Result<Self> {
+        let path = path.as_ref();
+        let size = std::fs::metadata(path).map_err(|e| Error::io(path, e))?.len();
+        if size > MAX_BYTES {
+            return Err(Error::usage(format!("{}: {size} bytes is no recipe; the largest that is read has {MAX_BYTES}", path.display())));
+        }
+        let bytes = std::fs::read(path).map_err(|e| Error::io(path, e))?;
+        let text = String::from_utf8(bytes).map_err(|e| Error::usage(format!("{}: not UTF-8 text: {}", path.display(), e.utf8_error())))?;
+        // `recipes/a.toml` has the folder `recipes`, `a.toml` the folder ``, which is where we are.
+        let folder = path.parent().unwrap_or(Path::new(""));
+        let folder = std::path::absolute(if folder.as_os_str().is_empty() { Path::new(".") } else { folder }).map_err(|e| Error::io(path, e))?;
+        Self::parse(&text, &folder, overrides).map_err(|error| match error {
+            Error::Usage(message) => Error::Usage(format!("{}: {message}", path.display())),
+            other => other,
+        })
+    }
+
+    /// Reads a recipe from text; relative paths in it start at `folder`.
+    ///
+    /// # Errors
+    /// [`Error::Usage`] naming the key that is wrong.
+    pub fn parse(text: &str, folder: &Path, overrides: &[String]) -> Result<Self> {
+        let mut table: toml::Table = text.parse().map_err(|error: toml::de::Error| {
+            let line = error.span().map(|span| text[..span.start.min(text.len())].lines().count().max(1));
+            let place = line.map(|n| format!("line {n}: ")).unwrap_or_default();
+            Error::usage(format!("{place}{}", error.message()))
+        })?;
+        for assignment in overrides {
+            overrides::apply(&mut table, assignment)?;
+        }
+        read::recipe(table, folder)
+    }
+
+    /// Fills in what depends on the base: added sizes (about an eighth of the base where none are given), and where W12 is trained.
+    ///
+    /// # Errors
+    /// [`Error::Usage`] where windows are longer than the base's context, or the sizes do not fit it, with sizes that would.
+    pub fn resolve(mut self, config: &Config) -> Result<Self> {
+        for (key, length) in [("data.sequence_length", self.data.stream.sequence_length), ("eval.window", self.eval.window)] {
+            let context = config.max_position_embeddings;
+            if length > context {
+                return Err(Error::usage(format!("{key}: {length} tokens are more than the model's context of {context} (max_position_embeddings)")));
+            }
+        }
+        if let Some(growth) = self.growth(config)? {
+            let method = &mut self.method;
+            method.hidden_size = Some(growth.sizes.hidden_size);
+            method.num_attention_heads = Some(growth.sizes.num_attention_heads);
+            method.num_key_value_heads = Some(growth.sizes.num_key_value_heads);
+            method.intermediate_size = Some(growth.sizes.intermediate_size);
+            if method.kind == MethodKind::ScaleAdapt {
+                method.preserved_layers = Some(growth.placement.preserved_layers);
+                method.modules = growth.placement.modules;
+            }
+        }
+        Ok(self)
+    }
+
+    /// The growth this recipe asks for on a base of `config`; `None` for a method that does not widen.
+    ///
+    /// # Errors
+    /// [`Error::Usage`] where the sizes do not fit the base, with sizes that would.
+    pub fn growth(&self, config: &Config) -> Result<Option<Growth>> {
+        let method = &self.method;
+        let placement = match method.kind {
+            MethodKind::Full => return Ok(None),
+            MethodKind::ScalePreserve => Placement::preserve(config),
+            MethodKind::ScaleAdapt => Placement {
+                preserved_layers: method.preserved_layers.unwrap_or(Placement::adapt(config).preserved_layers),
+                modules: method.modules.clone(),
+            },
+        };
+        let suggested = Sizes::suggested(config);
+        let group = (config.num_attention_heads / config.num_key_value_heads.max(1)).max(1);
+        // Of the two head counts, the one that is given decides; with both, they are checked against each other.
+        let (query, key_value) = match (method.num_attention_heads, method.num_key_value_heads) {
+            (Some(query), Some(key_value)) => (query, key_value),
+            (Some(query), None) => (query, query / group),
+            (None, Some(key_value)) => (key_value.saturating_mul(group), key_value),
+            (None, None) => (suggested.num_attention_heads, suggested.num_key_value_heads),
+        };
+        let sizes = Sizes {
+            hidden_size: method.hidden_size.unwrap_or(suggested.hidden_size),
+            num_attention_heads: query,
+            num_key_value_heads: key_value,
+            intermediate_size: method.intermediate_size.unwrap_or(suggested.intermediate_size),
+        };
+        let growth = Growth { sizes, placement };
+        growth.validate(config).map_err(|error| match error {
+            Error::Usage(message) => Error::Usage(format!("method.{message}")),
+            other => other,
+        })?;
+        Ok(Some(growth))
+    }
+
+    /// The whole recipe as TOML, with every default written out and every path absolute; [`Recipe::parse`] reads it back to an equal one.
+    pub fn resolved_toml(&self) -> String {
+        write::table(self).to_string()
+    }
+}

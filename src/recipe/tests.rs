@@ -1,0 +1,292 @@
+use std::path::Path;
+
+use proptest::prelude::*;
+
+use super::*;
+use crate::model::Block;
+use crate::train::schedule::ScheduleKind;
+
+const SHORT: &str = r#"
+[model]
+path = "base"
+[method]
+kind = "scale-preserve"
+[data]
+train = "corpus.jsonl"
+[train]
+steps = 10
+"#;
+
+const LONG: &str = r#"
+[model]
+path = "../models/base.gguf"
+dtype = "f32"
+[method]
+kind = "scale-adapt"
+hidden_size = 64
+num_attention_heads = 3
+num_key_value_heads = 1
+intermediate_size = 256
+init = { base_to_expansion = "random", expansion_to_expansion = "zero" }
+preserved_layers = 15
+modules = ["attention", "ffn"]
+seed = 7
+[data]
+train = ["a/*.jsonl", { path = "/b", weight = 2, text_field = "body" }]
+learn = "korean/wikinews.heldout.jsonl.zst"
+forget = [{ name = "english", path = "speeches.txt", split = "blank-lines", max_tokens = 5000 }]
+sequence_length = 256
+document_mask = true
+open_documents = 4
+[train]
+steps = 300
+batch_size = 4
+gradient_accumulation = 2
+learning_rate = 1e-3
+learning_rates = { expansion_to_base = 1e-4, expansion_norm = 5e-4 }
+schedule = "wsd"
+warmup_steps = 10
+decay_steps = 60
+learning_rate_floor = 0.1
+betas = [0.9, 0.95]
+epsilon = 1e-9
+weight_decay = 0.0
+max_gradient_norm = 0.5
+seed = 3
+recompute = true
+checkpoint_every_steps = 50
+keep_checkpoints = 0
+threads = 2
+[eval]
+every_steps = 100
+at_start = false
+window = 128
+stride = 64
+batch_size = 2
+representation = true
+"#;
+
+fn parse(text: &str) -> Result<Recipe> {
+    Recipe::parse(text, Path::new("/home/r"), &[])
+}
+
+fn set(text: &str, assignments: &[&str]) -> Result<Recipe> {
+    Recipe::parse(text, Path::new("/home/r"), &assignments.iter().map(ToString::to_string).collect::<Vec<_>>())
+}
+
+fn message(result: Result<Recipe>) -> String {
+    let error = result.unwrap_err();
+    assert_eq!(error.exit_code(), 2, "{error}");
+    error.to_string()
+}
+
+#[test]
+fn every_key_is_read() {
+    let recipe = parse(LONG).unwrap();
+    assert_eq!(recipe.model, ModelConfig { path: "/home/r/../models/base.gguf".into(), dtype: Precision::F32 });
+    assert_eq!(recipe.method.init.to_string(), "random,zero");
+    assert_eq!((recipe.method.preserved_layers, recipe.method.modules.len(), recipe.method.seed), (Some(15), 2, 7));
+    let stream = &recipe.data.stream;
+    assert_eq!(stream.train[0].path, "/home/r/a/*.jsonl");
+    assert_eq!((stream.train[1].path.as_str(), stream.train[1].weight, stream.train[1].text_field.as_str()), ("/b", 2.0, "body"));
+    assert_eq!((stream.sequence_length, stream.document_mask, stream.open_documents), (256, true, 4));
+    assert_eq!(recipe.data.learn[0].name, "wikinews");
+    assert_eq!((recipe.data.forget[0].name.as_str(), recipe.data.forget[0].max_tokens), ("english", Some(5000)));
+    let train = &recipe.train;
+    assert_eq!(train.schedule, crate::train::schedule::Schedule { kind: ScheduleKind::Wsd, steps: 300, warmup_steps: 10, decay_steps: 60, floor: 0.1 });
+    assert_eq!([train.learning_rates.of(Block::ExpansionToBase), train.learning_rates.of(Block::ExpansionHead)], [1e-4, 1e-3]);
+    assert_eq!((train.adamw.beta2, train.adamw.epsilon, train.adamw.weight_decay), (0.95, 1e-9, 0.0));
+    assert_eq!((train.batch_size, train.gradient_accumulation, train.max_gradient_norm, train.seed), (4, 2, 0.5, 3));
+    assert_eq!((train.recompute, train.checkpoint_every_steps, train.keep_checkpoints, train.threads), (true, 50, 0, Some(2)));
+    let expected = EvalConfig { every_steps: 100, at_start: false, window: 128, stride: 64, batch_size: 2, representation: true };
+    assert_eq!(recipe.eval, expected);
+}
+
+#[test]
+fn the_resolved_recipe_reads_back_equal_from_any_folder() {
+    for text in [SHORT, LONG] {
+        let recipe = parse(text).unwrap();
+        let resolved = recipe.resolved_toml();
+        assert_eq!(Recipe::parse(&resolved, Path::new("/elsewhere"), &[]).unwrap(), recipe, "{resolved}");
+    }
+}
+
+#[test]
+fn the_resolved_recipe_has_every_key_that_a_recipe_can_have() {
+    fn keys(table: &toml::Table, prefix: &str) -> Vec<String> {
+        table
+            .iter()
+            .flat_map(|(key, value)| match value {
+                toml::Value::Table(inner) => keys(inner, &format!("{prefix}{key}.")),
+                _ => vec![format!("{prefix}{key}")],
+            })
+            .collect()
+    }
+    let given = keys(&LONG.parse().unwrap(), "");
+    let written = keys(&parse(LONG).unwrap().resolved_toml().parse().unwrap(), "");
+    assert_eq!(given.len(), written.len());
+    assert!(given.iter().all(|key| written.contains(key)), "{given:?} {written:?}");
+}
+
+#[test]
+fn an_unknown_key_is_refused_with_the_nearest_known_one() {
+    for (key, near) in [
+        ("train.step", "steps"),
+        ("train.warmup", "warmup_steps"),
+        ("train.learning_ratess", "learning_rates"),
+        ("method.hiden_size", "hidden_size"),
+        ("eval.every", "every_steps"),
+        ("trian.steps", "train"),
+        ("train.learning_rates.w12", "known keys are base, "),
+    ] {
+        let text = message(set(SHORT, &[&format!("{key}=1")]));
+        assert!(text.contains("unknown key `") && text.contains(near), "{key}: {text}");
+    }
+    let text = message(set(SHORT, &["train.sequence_length=5"]));
+    assert!(text.contains("`train.sequence_length`") && text.contains("belongs to [data]"), "{text}");
+}
+
+#[test]
+fn values_out_of_range_or_of_the_wrong_kind_are_refused_by_key() {
+    for (assignment, part) in [
+        ("train.steps=0", "train.steps: 0 is out of range"),
+        ("train.steps=-1", "train.steps: -1 is out of range"),
+        ("train.steps=1.5", "train.steps: expected a whole number, found 1.5"),
+        ("train.steps=many", "found the string \"many\""),
+        ("train.learning_rate=nan", "train.learning_rate: NaN is not"),
+        ("train.learning_rate=-1", "train.learning_rate: -1 is not"),
+        ("train.betas=[0.9]", "train.betas: expected a list of two numbers"),
+        ("train.betas=[0.9, 1.0]", "train.betas: 1 is not"),
+        ("train.schedule=cosin", "did you mean `cosine`?"),
+        ("train.warmup_steps=11", "warmup_steps: 11 is more than the 10 steps"),
+        ("train.learning_rates.base=1e-3", "does not train this block"),
+        ("train.learning_rate_floor=0.1", "no floor"),
+        ("model.dtype=f16", "`f16` is not one of f32, bf16"),
+        ("method.kind=lora", "`lora` is not one of scale-preserve, scale-adapt, full"),
+        ("method.preserved_layers=3", "trains it nowhere"),
+        ("method.init=eye", "`svd,zero`"),
+        ("data.train=[]", "data.train: is missing"),
+        ("data.train=[3]", "expected paths or tables"),
+        ("data.train={path='x', weight=0}", "data.train[0].weight: 0 is not a weight above 0"),
+        ("data.learn=['a/x.txt', 'b/x.txt']", "two held-out corpora are named `x`"),
+        ("eval.stride=1000", "more than the window"),
+        ("model=3", "model: expected a table, found 3"),
+    ] {
+        let text = message(set(SHORT, &[assignment]));
+        assert!(text.contains(part), "{assignment}: {text}");
+    }
+}
+
+#[test]
+fn what_a_method_does_not_use_is_refused() {
+    let full = SHORT.replace("scale-preserve", "full");
+    assert!(parse(&full).is_ok());
+    assert!(message(set(&full, &["method.hidden_size=8"])).contains("adds nothing"));
+    assert!(message(set(&full, &["method.modules=['ffn']"])).contains("scale-adapt"));
+    assert!(message(set(&full, &["train.learning_rates.expansion_head=1e-3"])).contains("does not train"));
+}
+
+#[test]
+fn missing_keys_are_named_with_an_example() {
+    for (line, key) in [("path = \"base\"", "model.path"), ("kind = \"scale-preserve\"", "method.kind"), ("steps = 10", "train.steps")] {
+        let text = message(parse(&SHORT.replace(line, "")));
+        assert!(text.contains(&format!("{key}: is missing; for example")), "{text}");
+    }
+}
+
+#[test]
+fn set_reads_toml_values_and_falls_back_to_strings() {
+    let recipe = set(SHORT, &["train.steps = 20", "train.schedule=cosine", "train.learning_rates.expansion_head=1e-5", "model.path=a=b", "data.learn=['x', {name='y', path='z'}]"]).unwrap();
+    assert_eq!((recipe.train.schedule.steps, recipe.train.schedule.kind), (20, ScheduleKind::Cosine));
+    assert_eq!(recipe.train.learning_rates.of(Block::ExpansionHead), 1e-5);
+    assert_eq!(recipe.model.path, Path::new("/home/r/a=b"));
+    assert_eq!(recipe.data.learn[1].name, "y");
+    for assignment in ["train.steps", "=1", "train..steps=1", "train.steps.x=1"] {
+        assert!(message(set(SHORT, &[assignment])).contains("--set"), "{assignment}");
+    }
+    assert!(message(set(SHORT, &["train.steps=1\nseed = 2"])).contains("train.steps: expected a whole number"));
+}
+
+#[test]
+fn a_syntax_error_has_its_line() {
+    assert!(message(parse("[model]\npath = \"x\"\ndtype = \n")).contains("line 3"));
+}
+
+#[test]
+fn a_run_may_go_on_only_under_what_gave_the_same_numbers_so_far() {
+    let started = parse(LONG).unwrap();
+    let go_on = |assignments: &[&str]| started.check_resumable(&set(LONG, assignments).unwrap(), 100);
+    go_on(&["eval.every_steps=7", "train.keep_checkpoints=1", "train.threads=1", "data.learn=[]", "model.path=moved"]).unwrap();
+    go_on(&["train.steps=1000"]).unwrap();
+    for (assignment, part) in [
+        ("train.learning_rate=1e-4", "train.learning_rate: the run has 0.001, the recipe 0.0001"),
+        ("train.seed=4", "train.seed"),
+        ("data.sequence_length=128", "data.sequence_length"),
+        ("method.hidden_size=32", "method.hidden_size"),
+        ("model.dtype=bf16", "model.dtype"),
+        ("train.schedule=cosine", "other learning rates for the 100 steps"),
+    ] {
+        let text = go_on(&[assignment]).unwrap_err().to_string();
+        assert!(text.contains(part) && text.contains("--out"), "{assignment}: {text}");
+    }
+    assert_eq!(started.fingerprint(), set(LONG, &["eval.every_steps=7"]).unwrap().fingerprint());
+    assert_ne!(started.fingerprint(), set(LONG, &["train.seed=4"]).unwrap().fingerprint());
+}
+
+#[test]
+fn sizes_are_filled_in_from_the_base_and_checked_against_it() {
+    let config = Config::new(512, 64, 176, 4, 8);
+    let resolved = parse(SHORT).unwrap().resolve(&config).unwrap();
+    assert!(resolved.method.hidden_size.is_some() && resolved.method.intermediate_size.is_some());
+    assert_eq!(resolved.clone().resolve(&config).unwrap(), resolved);
+    assert!(resolved.growth(&config).unwrap().unwrap().placement.is_preserve(&config));
+    let adapt = parse(&SHORT.replace("scale-preserve", "scale-adapt")).unwrap().resolve(&config).unwrap();
+    assert_eq!((adapt.method.preserved_layers, adapt.method.modules.as_slice()), (Some(2), &[Module::Attention][..]));
+    let error = set(SHORT, &["method.hidden_size=65"]).unwrap().resolve(&config).unwrap_err().to_string();
+    assert!(error.contains("method.hidden_size = 65"), "{error}");
+}
+
+#[test]
+fn windows_longer_than_the_context_are_refused() {
+    let config = Config { max_position_embeddings: 64, ..Config::new(512, 64, 176, 4, 8) };
+    let error = |assignment| set(SHORT, &["data.sequence_length=64", assignment]).unwrap().resolve(&config).unwrap_err().to_string();
+    assert!(error("data.sequence_length=65").contains("data.sequence_length: 65"));
+    assert!(error("eval.window=65").contains("eval.window: 65"));
+}
+
+#[test]
+fn a_recipe_file_names_itself_in_errors_and_is_the_root_of_its_paths() {
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("r.toml");
+    std::fs::write(&path, SHORT).unwrap();
+    assert_eq!(Recipe::load(&path, &[]).unwrap().model.path, folder.path().join("base"));
+    std::fs::write(&path, SHORT.replace("steps", "stepz")).unwrap();
+    let error = Recipe::load(&path, &[]).unwrap_err().to_string();
+    assert!(error.starts_with(&path.display().to_string()), "{error}");
+    std::fs::write(&path, [0xff, 0xfe]).unwrap();
+    assert!(Recipe::load(&path, &[]).unwrap_err().to_string().contains("UTF-8"));
+    std::fs::write(&path, vec![b'#'; MAX_BYTES as usize + 1]).unwrap();
+    assert!(Recipe::load(&path, &[]).unwrap_err().to_string().contains("no recipe"));
+}
+
+proptest! {
+    #[test]
+    fn no_text_makes_the_parser_panic(text in "(\\[(model|method|data|train|eval|x)\\]\n|(path|kind|steps|train|betas|seed|window|init|modules|learning_rates) = (-?[0-9]{1,20}|[0-9]e[0-9]{1,3}|nan|true|\"[a-z,]{0,9}\"|\\[[0-9, ]{0,6}\\]|\\{ ?\\}|1979-05-27)\n|\\PC{0,8}\n){0,12}") {
+        let _ = parse(&text);
+    }
+
+    #[test]
+    fn no_assignment_makes_the_parser_panic(assignment in "\\PC{0,40}", value in "(train|data|method)\\.[a-z_]{0,12}=\\PC{0,12}") {
+        let _ = set(SHORT, &[&assignment]);
+        let _ = set(LONG, &[&value]);
+    }
+
+    #[test]
+    fn mutated_recipes_either_read_back_equal_or_are_refused(at in 0..LONG.len(), with in "[ -~]{0,3}", skip in 0..4usize) {
+        let mut text = LONG.to_string();
+        text.replace_range(at..(at + skip).min(LONG.len()), &with);
+        if let Ok(recipe) = parse(&text) {
+            prop_assert_eq!(Recipe::parse(&recipe.resolved_toml(), Path::new("/x"), &[]).unwrap(), recipe);
+        }
+    }
+}

@@ -1,0 +1,108 @@
+//! From a recipe, or a run, to a model.
+
+use std::path::Path;
+
+use super::checkpoint;
+use super::run_folder::RunFolder;
+use crate::checkpoint::{BaseCheckpoint, Config};
+use crate::error::{Error, Result};
+use crate::grow;
+use crate::grow::layout::{self, Expected};
+use crate::model::Model;
+use crate::recipe::Recipe;
+
+/// The parameters that a recipe trains on a base of `config`, in the order of [`Model::parameters`].
+///
+/// # Errors
+/// [`Error::Usage`] where the added sizes do not fit the base.
+pub fn expected_parameters(recipe: &Recipe, config: &Config) -> Result<Vec<Expected>> {
+    Ok(match recipe.growth(config)? {
+        Some(growth) => layout::expansion_parameters(config, &growth),
+        None => layout::base_parameters(config),
+    })
+}
+
+/// The model that a recipe starts from. `progress` hears how many of how many matrices of the expansion are made.
+///
+/// # Errors
+/// Whatever reading the base returns, and [`Error::Usage`] where the added sizes do not fit it.
+pub fn start(recipe: &Recipe, base: &BaseCheckpoint, progress: &(dyn Fn(usize, usize) + Sync)) -> Result<Model> {
+    let growth = recipe.growth(base.config())?;
+    let mut model = Model::from_base(base, recipe.model.dtype, growth.is_none())?;
+    if let Some(growth) = growth {
+        let parameters = grow::initialise(base, &growth, recipe.method.init, recipe.method.seed, progress)?;
+        model.widen(growth, parameters)?;
+    }
+    Ok(model)
+}
+
+/// The model as it stood at a checkpoint, read from the folder `path`.
+///
+/// # Errors
+/// [`Error::File`] where the checkpoint belongs to another base or another model.
+pub fn restore(recipe: &Recipe, base: &BaseCheckpoint, path: &Path) -> Result<Model> {
+    let expected = expected_parameters(recipe, base.config())?;
+    let parameters = checkpoint::load_trained(path, &expected)?;
+    let growth = recipe.growth(base.config())?;
+    let mut model = Model::from_base(base, recipe.model.dtype, growth.is_none())?;
+    match growth {
+        Some(growth) => model.widen(growth, parameters)?,
+        None => {
+            let trained = model.parameters_mut();
+            for (ours, read) in trained.iter_mut().zip(parameters) {
+                if ours.name != read.name || ours.shape != read.shape {
+                    let message = format!("`{}` {:?} stands where the model has `{}` {:?}", read.name, read.shape, ours.name, ours.shape);
+                    return Err(Error::file(path.join(checkpoint::TRAINED_FILE), message));
+                }
+                ours.value = read.value;
+            }
+        }
+    }
+    Ok(model)
+}
+
+/// Checks that a checkpoint was trained on this base.
+///
+/// # Errors
+/// [`Error::File`] with both hashes.
+pub fn check_base(state: &checkpoint::State, path: &Path, base_sha256: &str, base_path: &Path) -> Result<()> {
+    if state.base.sha256 == base_sha256 {
+        return Ok(());
+    }
+    Err(Error::file(
+        path.join(checkpoint::STATE_FILE),
+        format!(
+            "trained on a base with SHA-256 {}, but {} has {base_sha256}: the base was changed or is another one\n  hint: it was at {} then",
+            state.base.sha256,
+            base_path.display(),
+            state.base.path.display()
+        ),
+    ))
+}
+
+/// A trained run, ready to be measured or asked.
+pub struct TrainedRun {
+    /// Its recipe, resolved.
+    pub recipe: Recipe,
+    /// Its base.
+    pub base: BaseCheckpoint,
+    /// The model as it stood at the checkpoint.
+    pub model: Model,
+    /// Updates made by then.
+    pub step: u64,
+}
+
+/// Opens the run in the folder `run` at its newest checkpoint or the one of `step`. `base_path` stands in for the recipe's where the base has moved.
+///
+/// # Errors
+/// [`Error::Usage`] where there is no run or checkpoint, and [`Error::File`] where one is damaged or the base has changed.
+pub fn open_run(run: &Path, step: Option<u64>, base_path: Option<&Path>) -> Result<TrainedRun> {
+    let recipe = RunFolder::recipe(run)?.ok_or_else(|| Error::usage(format!("{}: no run is here (no recipe.toml)", run.display())))?;
+    let path = RunFolder::checkpoint(run, step)?;
+    let state = checkpoint::load_state(&path)?;
+    let base_path = base_path.unwrap_or(&recipe.model.path);
+    let base = BaseCheckpoint::open(base_path)?;
+    check_base(&state, &path, &base.sha256()?, base_path)?;
+    let model = restore(&recipe, &base, &path)?;
+    Ok(TrainedRun { recipe, base, model, step: state.step })
+}

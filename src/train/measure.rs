@@ -1,0 +1,78 @@
+//! The held-out corpora of a recipe, measured as it says.
+
+use std::path::Path;
+
+use crate::checkpoint::BaseCheckpoint;
+use crate::data::{Encode, HeldOut, HeldOutConfig, Progress, WindowConfig};
+use crate::error::Result;
+use crate::eval::{CorpusResult, Reference, perplexity};
+use crate::model::Model;
+use crate::recipe::Recipe;
+
+/// What a run is measured on.
+pub struct Suite {
+    /// Held-out corpora, each with its group: `learn` or `forget`.
+    corpora: Vec<(&'static str, HeldOut)>,
+    windows: WindowConfig,
+    representation: bool,
+    /// The base that a fully fine-tuned model's representation is compared with.
+    base: Option<Model>,
+}
+
+impl Suite {
+    /// Opens the corpora of `recipe`, tokenising those that are not in `cache_folder` yet. `bos` is put before every document.
+    ///
+    /// # Errors
+    /// Whatever reading a corpus or the base returns.
+    pub fn open(
+        recipe: &Recipe,
+        base: &BaseCheckpoint,
+        encoder: &dyn Encode,
+        bos: Option<u32>,
+        cache_folder: &Path,
+        progress: &mut dyn FnMut(&Progress) -> Result<()>,
+    ) -> Result<Self> {
+        let mut corpora = Vec::new();
+        let groups = [("learn", &recipe.data.learn), ("forget", &recipe.data.forget)];
+        let configs = groups.iter().flat_map(|(group, list)| list.iter().map(|config| (*group, config)));
+        for (group, config) in configs.collect::<Vec<(&'static str, &HeldOutConfig)>>() {
+            corpora.push((group, HeldOut::open(config, Path::new(""), cache_folder, encoder, progress)?));
+        }
+        let eval = &recipe.eval;
+        // A widened model carries its base with it.
+        let needs_base = eval.representation && !recipe.method.kind.widens() && !corpora.is_empty();
+        let base = if needs_base { Some(Model::from_base(base, recipe.model.dtype, false)?) } else { None };
+        let windows = WindowConfig { window: eval.window, stride: eval.stride, batch_size: eval.batch_size, bos };
+        Ok(Self { corpora, windows, representation: eval.representation, base })
+    }
+
+    /// Whether there is nothing to measure on.
+    pub fn is_empty(&self) -> bool {
+        self.corpora.is_empty()
+    }
+
+    /// Tokens in all corpora.
+    pub fn tokens(&self) -> u64 {
+        self.corpora.iter().map(|(_, corpus)| corpus.tokens()).sum()
+    }
+
+    /// Measures `model` on every corpus; `progress` is told how many tokens of all are scored, and ends the measurement with an error.
+    ///
+    /// # Errors
+    /// Whatever scoring or `progress` returns.
+    pub fn evaluate(&self, model: &Model, progress: &mut dyn FnMut(u64) -> Result<()>) -> Result<Vec<(&'static str, CorpusResult)>> {
+        let reference = match (&self.base, self.representation) {
+            (_, false) => Reference::None,
+            (Some(base), true) => Reference::Model(base),
+            (None, true) => Reference::Preservation,
+        };
+        let mut before = 0;
+        let mut results = Vec::new();
+        for (group, corpus) in &self.corpora {
+            let result = perplexity(model, corpus, self.windows, reference, &mut |tokens| progress(before + tokens))?;
+            before += result.scored_tokens;
+            results.push((*group, result));
+        }
+        Ok(results)
+    }
+}

@@ -1,0 +1,196 @@
+//! The folder of a run: what it was told, where it ran, what it wrote down, and its checkpoints.
+
+use std::fs::{self, File, TryLockError};
+use std::io::Write;
+use std::path::{Path, PathBuf};
+
+use super::checkpoint::{self, State};
+use super::environment::Environment;
+use super::metrics::{Cut, METRICS_FILE, Metrics};
+use crate::checkpoint::atomic;
+use crate::error::{Error, IoContext, Result};
+use crate::model::Parameter;
+use crate::recipe::Recipe;
+
+const RECIPE_FILE: &str = "recipe.toml";
+const ENVIRONMENT_FILE: &str = "environment.json";
+const LOCK_FILE: &str = "run.lock";
+const CHECKPOINTS_FOLDER: &str = "checkpoints";
+
+/// A run folder that this process alone writes to, as long as the value lives.
+#[derive(Debug)]
+pub struct RunFolder {
+    path: PathBuf,
+    /// Released by the system when the process ends, however it ends.
+    _lock: File,
+}
+
+/// Where a run goes on.
+#[derive(Debug, Clone)]
+pub struct ResumePoint {
+    /// The checkpoint's folder.
+    pub path: PathBuf,
+    /// Its state.
+    pub state: State,
+    /// Newer checkpoints that were set aside because an older one was asked for.
+    pub set_aside: Vec<PathBuf>,
+}
+
+impl RunFolder {
+    /// Makes the folder, or opens it where it is there, and locks it; what a killed run left half-written is removed.
+    ///
+    /// # Errors
+    /// [`Error::Io`], and [`Error::Usage`] where another process trains in it.
+    pub fn open(path: impl AsRef<Path>) -> Result<Self> {
+        let path = path.as_ref().to_path_buf();
+        let checkpoints = path.join(CHECKPOINTS_FOLDER);
+        fs::create_dir_all(&checkpoints).at(&checkpoints)?;
+        let lock_path = path.join(LOCK_FILE);
+        let lock = File::options().create(true).truncate(false).write(true).open(&lock_path).at(&lock_path)?;
+        match lock.try_lock() {
+            Ok(()) => {}
+            Err(TryLockError::WouldBlock) => {
+                return Err(Error::usage(format!(
+                    "{}: another treering is training in this folder\n  hint: wait for it, stop it, or choose another folder with --out",
+                    path.display()
+                )));
+            }
+            Err(TryLockError::Error(source)) => return Err(Error::io(lock_path, source)),
+        }
+        atomic::remove_leftovers(&checkpoints)?;
+        atomic::remove_leftovers(&path)?;
+        Ok(Self { path, _lock: lock })
+    }
+
+    /// Where it is.
+    pub fn path(&self) -> &Path {
+        &self.path
+    }
+
+    /// The recipe of the run in the folder at `path`, as it was resolved; `None` where no run has started.
+    ///
+    /// # Errors
+    /// [`Error::Io`], and [`Error::Usage`] for one that was edited into something that is no recipe.
+    pub fn recipe(path: &Path) -> Result<Option<Recipe>> {
+        let recipe = path.join(RECIPE_FILE);
+        if recipe.exists() { Recipe::load(recipe, &[]).map(Some) } else { Ok(None) }
+    }
+
+    /// The checkpoints of the run in the folder at `path`, oldest first.
+    ///
+    /// # Errors
+    /// [`Error::Io`].
+    pub fn checkpoints(path: &Path) -> Result<Vec<(u64, PathBuf)>> {
+        checkpoint::list(&path.join(CHECKPOINTS_FOLDER))
+    }
+
+    /// The newest checkpoint of the run in the folder at `path`, or the one of `step`, by its folder.
+    ///
+    /// # Errors
+    /// [`Error::Usage`] where there is none, naming those that are.
+    pub fn checkpoint(path: &Path, step: Option<u64>) -> Result<PathBuf> {
+        let all = Self::checkpoints(path)?;
+        let found = match step {
+            None => all.last(),
+            Some(step) => all.iter().find(|(s, _)| *s == step),
+        };
+        found.map(|(_, path)| path.clone()).ok_or_else(|| {
+            let steps: Vec<String> = all.iter().map(|(step, _)| step.to_string()).collect();
+            let which = step.map_or("checkpoint".into(), |step| format!("checkpoint of step {step}"));
+            let have = if steps.is_empty() { "none".into() } else { steps.join(", ") };
+            Error::usage(format!("{}: has no {which}; steps with one: {have}", path.display()))
+        })
+    }
+
+    /// Refuses a folder that holds a run already; one that never took a step counts as none.
+    ///
+    /// # Errors
+    /// [`Error::Usage`] saying how to go on with it or where else to go.
+    pub fn refuse_existing(path: &Path) -> Result<()> {
+        let has_metrics = fs::metadata(path.join(METRICS_FILE)).is_ok_and(|m| m.len() > 0);
+        let has_checkpoints = path.join(CHECKPOINTS_FOLDER).is_dir() && !Self::checkpoints(path)?.is_empty();
+        if has_metrics || has_checkpoints {
+            return Err(Error::usage(format!(
+                "{}: a run is here already\n  hint: --resume goes on with it, --out writes to another folder",
+                path.display()
+            )));
+        }
+        Ok(())
+    }
+
+    /// Where the run goes on: its newest checkpoint, or with `step` that one, newer ones being set aside; `None` where there is no checkpoint yet.
+    ///
+    /// A newest checkpoint that is damaged is an error and not passed over: how much work to give up is for a person to say.
+    ///
+    /// # Errors
+    /// [`Error::File`] naming what is damaged, and the steps that `--resume-from` could go back to.
+    pub fn resume_point(&self, step: Option<u64>) -> Result<Option<ResumePoint>> {
+        let all = Self::checkpoints(&self.path)?;
+        if all.is_empty() && step.is_none() {
+            return Ok(None);
+        }
+        let path = Self::checkpoint(&self.path, step)?;
+        let state = checkpoint::load_state(&path).map_err(|error| {
+            let others: Vec<String> = all.iter().filter(|(_, p)| *p != path).map(|(s, _)| s.to_string()).collect();
+            let hint = match others.as_slice() {
+                [] => "no other checkpoint is left; start a new run with --out".to_string(),
+                others => format!("--resume-from STEP goes back to another checkpoint; there are {}", others.join(", ")),
+            };
+            match error {
+                Error::File { path, message } => Error::file(path, format!("{message}\n  hint: {hint}")),
+                Error::Io { path, source } => Error::file(path, format!("the checkpoint cannot be read: {source}\n  hint: {hint}")),
+                other => other,
+            }
+        })?;
+        let mut set_aside = Vec::new();
+        for (_, newer) in all.iter().filter(|(s, _)| *s > state.step) {
+            let target = (0u32..)
+                .map(|n| newer.with_extension(if n == 0 { "set-aside".into() } else { format!("set-aside-{n}") }))
+                .find(|target| !target.exists())
+                .unwrap_or_else(|| newer.with_extension("set-aside"));
+            fs::rename(newer, &target).at(newer)?;
+            set_aside.push(target);
+        }
+        Ok(Some(ResumePoint { path, state, set_aside }))
+    }
+
+    /// Writes down the resolved recipe and where the run (re)starts, and opens the metrics, cut back to `from`; `None` starts anew.
+    ///
+    /// # Errors
+    /// [`Error::Io`].
+    pub fn begin(&self, recipe: &Recipe, from: Option<&State>) -> Result<Metrics> {
+        let path = self.path.join(ENVIRONMENT_FILE);
+        let mut starts: Vec<Environment> = match fs::read_to_string(&path) {
+            Ok(text) if from.is_some() => serde_json::from_str(&text).map_err(|e| Error::file(&path, format!("no list of environments: {e}")))?,
+            _ => Vec::new(),
+        };
+        starts.push(Environment::current(from.map_or(0, |state| state.step)));
+        let text = serde_json::to_string_pretty(&starts).map_err(|e| Error::file(&path, e))? + "\n";
+        atomic::write_file(&path, |out| out.write_all(text.as_bytes()).at(&path))?;
+        let metrics = Metrics::open(&self.path, from.map(|state| Cut { step: state.step, evaluated: !state.evaluation_due }))?;
+        // Last: a folder with a recipe is a run.
+        let path = self.path.join(RECIPE_FILE);
+        let text = recipe.resolved_toml();
+        atomic::write_file(&path, |out| out.write_all(text.as_bytes()).at(&path))?;
+        Ok(metrics)
+    }
+
+    /// Writes a checkpoint, then removes all but the newest `keep` (0 keeps all).
+    ///
+    /// # Errors
+    /// [`Error::Io`]; earlier checkpoints are untouched then.
+    pub fn save(&self, state: &State, parameters: &[Parameter], moments: &[Parameter], keep: usize) -> Result<PathBuf> {
+        let folder = self.path.join(CHECKPOINTS_FOLDER);
+        let path = folder.join(checkpoint::folder_name(state.step));
+        checkpoint::save(&path, state, parameters, moments)?;
+        let all = checkpoint::list(&folder)?;
+        let surplus = if keep == 0 { 0 } else { all.len().saturating_sub(keep) };
+        for (_, old) in &all[..surplus] {
+            // Renamed first, so that a kill in between leaves no half checkpoint under a checkpoint's name.
+            let doomed = folder.join(format!(".{}.tmp-0", old.file_name().unwrap_or_default().to_string_lossy()));
+            fs::rename(old, &doomed).at(old)?;
+            fs::remove_dir_all(&doomed).at(&doomed)?;
+        }
+        Ok(path)
+    }
+}
