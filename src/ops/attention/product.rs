@@ -165,6 +165,7 @@ unsafe fn transpose_squares(x: *const f32, stride: usize, rows: usize, columns: 
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::ops::kernel::sweep_portable_wide;
     use crate::ops::reference::{bits, each_isa, random};
 
     #[test]
@@ -187,9 +188,11 @@ mod tests {
 
     #[test]
     fn both_packings_give_the_product_that_a_plain_loop_gives() {
+        // The widest panels too, on processors that have no use for them.
+        let wide = Product { width: 64, sweep: sweep_portable_wide };
         each_isa(|isa| {
-            for (m, n, k) in [(1, 1, 1), (3, 16, 5), (7, 70, 33), (13, 129, 64)] {
-                let product = Product::current();
+            let sizes = [(1, 1, 1), (3, 16, 5), (7, 70, 33), (13, 129, 64), (5, 128, 7)];
+            for (product, (m, n, k)) in [Product::current(), wide].into_iter().flat_map(|p| sizes.map(|s| (p, s))) {
                 let (a, b, start) = (random(1, m * (k + 1)), random(2, k * (n + 2)), random(3, m * (n + 1)));
                 let mut turned = vec![0.0; n * k];
                 transpose(&b, n + 2, k, n, &mut turned, k);
