@@ -246,18 +246,3 @@ impl StreamDecoder<'_> {
         Ok(all[same..].to_string())
     }
 }
-impl crate::data::Encode for Tokenizer {
-    fn encode(&self, text: &str) -> Result<Vec<u32>> {
-        Self::encode(self, text)
-    }
-
-    /// The separator of pre-training documents where the vocabulary has one (an instruction-tuned model's `eos` ends a turn instead), else `eos`.
-    fn end_of_text(&self) -> Option<u32> {
-        ["<|endoftext|>", "<|end_of_text|>"].into_iter().find_map(|t| self.token_to_id(t)).or_else(|| self.eos_token_id())
-    }
-
-    fn fingerprint(&self) -> String {
-        self.sha256().unwrap_or_else(|e| format!("unhashed: {e}"))
-    }
-}
-

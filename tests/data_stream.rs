@@ -128,10 +128,10 @@ proptest! {
             prop_assert_eq!(&batch.tokens, &bare.tokens);
             prop_assert!(bare.document_starts.is_none() && bare.target_count() == bare.targets.len());
             let starts = batch.document_starts.unwrap();
-            for at in 0..batch.tokens.len() {
+            for (at, &start) in starts.iter().enumerate() {
                 let column = at % length;
                 let expected = (0..=column).rev().find(|&c| begins.contains_key(&batch.tokens[at - column + c])).unwrap_or(0);
-                prop_assert_eq!(starts[at] as usize, expected);
+                prop_assert_eq!(start as usize, expected);
                 let crosses = begins.contains_key(&bare.targets[at]);
                 prop_assert_eq!(batch.targets[at], if crosses { IGNORE } else { bare.targets[at] });
             }

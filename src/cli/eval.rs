@@ -109,14 +109,14 @@ fn evaluate(args: &Args, display: &mut Display) -> Result<Evaluation> {
     let mut corpora = Vec::with_capacity(configs.len());
     for config in &configs {
         let mut on_tokens = |progress: &Progress| {
-            display.phase_to("reading", progress.bytes_done, progress.bytes_total, &progress.corpus);
+            display.phase("reading", progress.bytes_done, progress.bytes_total, &progress.corpus);
             Ok(())
         };
         let corpus = HeldOut::open(config, Path::new(""), cache, &encoder, &mut on_tokens)?;
         let total = corpus.tokens();
         let name = corpus.name().to_owned();
         corpora.push(perplexity(&model, &corpus, windows, reference, &mut |tokens| {
-            display.phase_to("measuring", tokens, total, &name);
+            display.phase("measuring", tokens, total, &name);
             Ok(())
         })?);
     }

@@ -40,8 +40,7 @@ impl Display {
             Event::Building => self.phase("building", 0, 0, "the model"),
             Event::SetAside(path) => self.note(&format!("set aside: {}", path.display())),
             Event::Begin(step, steps) => {
-                (self.step, self.steps) = (step, steps);
-                self.training();
+                self.training_at(step, steps);
             }
             Event::Step(record) => self.step(record),
             Event::Measuring(tokens, total) => self.phase("measuring", tokens, total, ""),
@@ -53,7 +52,7 @@ impl Display {
     }
 
     /// Moves the bar of a phase, starting it where another was shown.
-    fn phase(&mut self, name: &str, position: u64, total: u64, message: &str) {
+    pub fn phase(&mut self, name: &str, position: u64, total: u64, message: &str) {
         if self.bar.prefix() != name || self.bar.length() != Some(total) {
             self.bar.set_style(style("{prefix} {wide_bar} {percent:>3}% {msg}"));
             self.bar.set_prefix(name.to_string());
@@ -63,6 +62,12 @@ impl Display {
         self.bar.set_position(position);
         self.bar.set_message(message.to_string());
         self.line(|_| format!("{name}: {position} of {total} {message}"));
+    }
+
+    /// Shows training, after `step` of `steps`.
+    pub fn training_at(&mut self, step: u64, steps: u64) {
+        (self.step, self.steps) = (step, steps);
+        self.training();
     }
 
     fn training(&mut self) {
@@ -75,7 +80,8 @@ impl Display {
         self.last_line = None;
     }
 
-    fn step(&mut self, record: &TrainRecord) {
+    /// Shows a step.
+    pub fn step(&mut self, record: &TrainRecord) {
         let loss = self.loss.map_or(record.loss, |mean| 0.9 * mean + 0.1 * record.loss);
         (self.loss, self.step) = (Some(loss), record.step);
         let message = format!("loss {loss:.3}, {:.0} tokens/s", record.tokens_per_second);

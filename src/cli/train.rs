@@ -92,7 +92,7 @@ fn train(args: &Args, stop: &AtomicBool, display: &mut Display) -> Result<Summar
 }
 
 /// A flag that the first Ctrl-C (or SIGTERM) raises; the second one quits at once.
-fn stop_on_signals() -> Result<Arc<AtomicBool>> {
+pub(super) fn stop_on_signals() -> Result<Arc<AtomicBool>> {
     let stop = Arc::new(AtomicBool::new(false));
     for signal in [signal_hook::consts::SIGINT, signal_hook::consts::SIGTERM] {
         // In this order: the shutdown looks at the flag before the second line raises it.

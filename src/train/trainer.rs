@@ -247,4 +247,9 @@ impl Trainer {
         self.saved = Some((self.step, path.clone()));
         Ok(path)
     }
+
+    /// The model as it stands.
+    pub fn model(&self) -> &Model {
+        &self.model
+    }
 }

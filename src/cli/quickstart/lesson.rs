@@ -85,12 +85,12 @@ impl<'a> Lesson<'a> {
         let steps = recipe.train.schedule.steps;
         let reference = BaseReference { path: recipe.model.path.clone(), sha256: base.sha256()? };
         let mut trainer = Trainer::new(recipe, model, stream, folder, reference, encoder.fingerprint(), None)?;
-        display.borrow_mut().training(0, steps);
+        display.borrow_mut().training_at(0, steps);
         let answers = &mut self.answers;
         let evaluate = |model: &Model, step: u64| {
-            display.borrow_mut().phase("asking", suite.tokens());
+            let total = suite.tokens();
             let results = suite.evaluate(model, &mut |tokens| {
-                display.borrow_mut().advance(tokens, "");
+                display.borrow_mut().phase("asking", tokens, total, "");
                 check_stop()
             })?;
             let ask = |asked: &[Question]| questions(model, asked, SEQUENCE_LENGTH, ROWS);
@@ -98,7 +98,7 @@ impl<'a> Lesson<'a> {
             let mut metrics: Vec<(String, f64)> = results.iter().flat_map(|(group, result)| result.metrics(group)).collect();
             metrics.extend(found.metrics());
             answers.push(found);
-            display.borrow_mut().training(step, steps);
+            display.borrow_mut().training_at(step, steps);
             Ok(metrics)
         };
         let evaluate: trainer::Evaluate<'_> = Box::new(evaluate);
