@@ -37,7 +37,7 @@ impl Display {
                 let what = if progress.waiting { "waiting for another process" } else { progress.corpus.as_str() };
                 self.phase("reading", progress.bytes_done, progress.bytes_total, what);
             }
-            Event::Building => self.phase("building", 0, 0, "the model"),
+            Event::Building => self.phase("building the model", 0, 0, ""),
             Event::SetAside(path) => self.note(&format!("set aside: {}", path.display())),
             Event::Begin(step, steps) => {
                 self.training_at(step, steps);
@@ -61,7 +61,10 @@ impl Display {
         }
         self.bar.set_position(position);
         self.bar.set_message(message.to_string());
-        self.line(|_| format!("{name}: {position} of {total} {message}"));
+        self.line(|_| match total {
+            0 => name.to_string(),
+            _ => format!("{name}: {position} of {total} {message}").trim_end().to_string(),
+        });
     }
 
     /// Shows training, after `step` of `steps`.

@@ -95,10 +95,12 @@ impl Section {
     }
 
     /// Takes every remaining key as a number: a table whose keys are names.
-    pub fn numbers<K: Ord>(mut self, names: &[(&'static str, K)], allowed: impl Fn(f64) -> bool, rule: &str) -> Result<BTreeMap<K, f64>>
-    where
-        K: Copy,
-    {
+    pub fn numbers<K: Ord + Copy>(
+        mut self,
+        names: &[(&'static str, K)],
+        allowed: impl Fn(f64) -> bool,
+        rule: &str,
+    ) -> Result<BTreeMap<K, f64>> {
         let mut numbers = BTreeMap::new();
         for &(name, key) in names {
             if let Some(number) = self.number(name, &allowed, rule)? {
