@@ -179,12 +179,58 @@ mod tests {
 
     #[test]
     fn json_field_names_are_stable() {
-        insta::assert_snapshot!(serde_json::to_string_pretty(&sample()).unwrap(), @"");
+        insta::assert_snapshot!(serde_json::to_string_pretty(&sample()).unwrap(), @r#"
+        {
+          "version": 1,
+          "model": "runs/korean",
+          "step": 300,
+          "dtype": "bf16",
+          "window": 512,
+          "stride": 256,
+          "leading_token": null,
+          "corpora": [
+            {
+              "name": "wikinews",
+              "documents": 2,
+              "tokens": 102,
+              "scored_tokens": 100,
+              "bytes": 420,
+              "heads": [
+                {
+                  "head": "preservation",
+                  "nll": 200.0,
+                  "perplexity": 7.38905609893065,
+                  "bits_per_byte": 0.6869976385185541,
+                  "accuracy": 0.25
+                },
+                {
+                  "head": "adaptation",
+                  "nll": 150.0,
+                  "perplexity": 4.4816890703380645,
+                  "bits_per_byte": 0.5152482288889155,
+                  "accuracy": 0.25
+                }
+              ],
+              "representation": {
+                "cosine": 0.95,
+                "smallest_cosine": 0.5,
+                "positions": 100
+              },
+              "seconds": 1.5
+            }
+          ]
+        }
+        "#);
     }
 
     #[test]
     fn the_table_has_a_row_for_every_corpus_and_head() {
-        insta::assert_snapshot!(sample().table().to_text(), @"");
+        insta::assert_snapshot!(sample().table().to_text(), @r"
+        corpus    head          perplexity  bits/byte  accuracy  tokens  bytes  documents  cosine with base
+        ───────────────────────────────────────────────────────────────────────────────────────────────────
+        wikinews  preservation        7.39     0.6870     0.250     100    420          2                 1
+        wikinews  adaptation          4.48     0.5152     0.250     100    420          2           0.95000
+        ");
     }
 
     #[test]

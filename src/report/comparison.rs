@@ -322,7 +322,14 @@ mod tests {
 
     #[test]
     fn the_table_has_the_base_and_every_run_and_head() {
-        insta::assert_snapshot!(sample().table().to_text(), @"");
+        insta::assert_snapshot!(sample().table().to_text(), @r"
+        run       method          step  head          forgetting  learning  trained parameters  tokens/s
+        ────────────────────────────────────────────────────────────────────────────────────────────────
+        base                         0                     35.49      6.93
+        preserve  scale-preserve   300  preservation       35.49      6.93          12,345,678     1,002
+                                        adaptation         45.36      5.96
+        full      full             300  only one           34.80      4.22                   –     1,002
+        ");
     }
 
     #[test]

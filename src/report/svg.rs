@@ -192,7 +192,7 @@ impl Plot {
             7,
         );
         let widest = y.tick_labels().iter().map(|l| text_width(l, TEXT)).fold(0.0, f64::max);
-        let left = MARGIN + widest + 8.0;
+        let left = MARGIN + widest + 10.0;
         Self { area: Rect { x: left, y: top, width: WIDTH - left - MARGIN - 4.0, height: PLOT_HEIGHT }, x, y }
     }
 
@@ -209,7 +209,7 @@ impl Plot {
         for (&tick, label) in self.y.ticks().iter().zip(self.y.tick_labels()) {
             let Some(row) = self.row(tick) else { continue };
             let _ = writeln!(out, "<path class=\"grid\" d=\"M{x:.1} {row:.1}h{width:.1}\"/>");
-            text(out, "soft", x - 8.0, row + 5.0, "end", &label);
+            text(out, "soft", x - 12.0, row + 5.0, "end", &label);
         }
         let mut free_from = f64::NEG_INFINITY;
         for (&tick, label) in self.x.ticks().iter().zip(self.x.tick_labels()) {

@@ -57,7 +57,13 @@ impl<'a> Lesson<'a> {
 
     /// Trains to the end.
     pub fn give(mut self, display: &RefCell<Display>, stop: &AtomicBool) -> Result<Self> {
-        let check_stop = || if stop.load(Ordering::Relaxed) { Err(Error::Interrupted("the quickstart; remove its folder to start again".into())) } else { Ok(()) };
+        let check_stop = || {
+            if stop.load(Ordering::Relaxed) {
+                Err(Error::Interrupted("the quickstart; remove its folder to start again".into()))
+            } else {
+                Ok(())
+            }
+        };
         let recipe = Recipe::load(self.world.recipe(self.name), &[])?;
         let base = BaseCheckpoint::open(&recipe.model.path)?;
         let recipe = recipe.resolve(base.config())?;

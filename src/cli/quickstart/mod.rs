@@ -25,13 +25,13 @@ pub struct Args {
     #[arg(long, value_name = "DIR", default_value = "quickstart")]
     out: PathBuf,
     /// People whom the base knows; half as many new ones are learnt
-    #[arg(long, value_name = "PEOPLE", default_value_t = 100, value_parser = clap::value_parser!(u64).range(2..=100_000))]
+    #[arg(long, value_name = "PEOPLE", default_value_t = 40, value_parser = clap::value_parser!(u64).range(2..=100_000))]
     people: u64,
     /// Steps in which the base is trained
-    #[arg(long, value_name = "STEPS", default_value_t = 600, value_parser = clap::value_parser!(u64).range(1..))]
+    #[arg(long, value_name = "STEPS", default_value_t = 480, value_parser = clap::value_parser!(u64).range(1..))]
     base_steps: u64,
     /// Steps in which each method learns the new people
-    #[arg(long, value_name = "STEPS", default_value_t = 160, value_parser = clap::value_parser!(u64).range(1..))]
+    #[arg(long, value_name = "STEPS", default_value_t = 120, value_parser = clap::value_parser!(u64).range(1..))]
     steps: u64,
     /// Seed of the people, the weights and the order of the texts
     #[arg(long, default_value_t = 42, value_parser = clap::value_parser!(u64).range(..=i64::MAX as u64))]

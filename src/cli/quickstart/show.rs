@@ -24,12 +24,16 @@ pub struct Results {
     seconds: f64,
 }
 
-/// Share of questions whose answer's first token is right, about old and new people.
+/// Share of questions that are answered right, about old and new people.
 #[derive(Debug, Clone, Copy, PartialEq, Serialize)]
 struct Shares {
     step: u64,
+    /// By the answer's first token.
     old_people: f64,
     new_people: f64,
+    /// By the whole answer, as greedy generation gives it.
+    old_people_whole: f64,
+    new_people_whole: f64,
 }
 
 /// One head of one method.
@@ -76,6 +80,8 @@ impl Results {
             step: answers.step,
             old_people: answers.old[head].first_token_accuracy,
             new_people: answers.new[head].first_token_accuracy,
+            old_people_whole: answers.old[head].exact_match,
+            new_people_whole: answers.new[head].exact_match,
         };
         let mut rows = Vec::new();
         for lesson in lessons {
@@ -90,7 +96,9 @@ impl Results {
                 });
             }
         }
-        let base = base.answers.last().map_or(Shares { step: 0, old_people: f64::NAN, new_people: f64::NAN }, |answers| shares(answers, 0));
+        let nothing =
+            Shares { step: 0, old_people: f64::NAN, new_people: f64::NAN, old_people_whole: f64::NAN, new_people_whole: f64::NAN };
+        let base = base.answers.last().map_or(nothing, |answers| shares(answers, 0));
         Self { base, rows, seconds: elapsed.as_secs_f64() }
     }
 
@@ -163,15 +171,20 @@ impl Results {
         let mut sentences = Vec::new();
         for row in &self.rows {
             let Some(last) = row.last() else { continue };
-            let lost = self.base.old_people - last.old_people;
-            let forgot = if lost == 0.0 {
-                "forgot nothing".to_owned()
-            } else {
-                format!("went from {} to {} on the old people", percent(self.base.old_people), percent(last.old_people))
-            };
-            sentences.push(format!("- {} {forgot} and answers {} about the new ones.", row.name(), percent(last.new_people)));
+            let kept =
+                if row.shares.iter().all(|s| (s.old_people, s.old_people_whole) == (self.base.old_people, self.base.old_people_whole)) {
+                    "forgot nothing".to_owned()
+                } else {
+                    format!(
+                        "still knows {} of the old people's whole answers ({} before)",
+                        percent(last.old_people_whole),
+                        percent(self.base.old_people_whole)
+                    )
+                };
+            sentences.push(format!("- {}: {kept}; of the new people's it knows {}.", row.name(), percent(last.new_people_whole)));
         }
-        sentences.join("\n") + "\n"
+        sentences.push("Both heads are one model: `generate --head preservation` says what the base would have said, to the bit.".into());
+        sentences.join("\n")
     }
 
     /// The same as a drawing.
