@@ -43,6 +43,13 @@ pub(super) fn load(gguf: &Gguf, weights: Weights) -> Result<(Config, Weights)> {
         }
     }
     config.validate().map_err(|e| Error::file(&gguf.path, e))?;
+    if config.num_hidden_layers > weights.entries.len() {
+        let (layers, tensors) = (config.num_hidden_layers, weights.entries.len());
+        return Err(Error::file(
+            &gguf.path,
+            format_args!("metadata `llama.block_count` is {layers}, and there are {tensors} tensors in all"),
+        ));
+    }
     // Llama converters put the two halves of each head's rotary pairs side by side.
     for layer in 0..config.num_hidden_layers {
         for (projection, heads) in [(Projection::Q, config.num_attention_heads), (Projection::K, config.num_key_value_heads)] {
@@ -79,6 +86,13 @@ fn config(gguf: &Gguf, weights: &Weights) -> Result<Config> {
         required("llama.block_count")?,
         required("llama.attention.head_count")?,
     );
+    if let Some(other) = size("llama.vocab_size")?.filter(|&other| other != config.vocab_size) {
+        let rows = config.vocab_size;
+        return Err(Error::file(
+            &gguf.path,
+            format_args!("metadata `llama.vocab_size` is {other}, and `token_embd.weight` has {rows} rows"),
+        ));
+    }
     config.num_key_value_heads = size("llama.attention.head_count_kv")?.unwrap_or(config.num_attention_heads);
     if let Some(head_dim) = size("llama.attention.key_length")? {
         config.head_dim = head_dim;

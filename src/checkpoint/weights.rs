@@ -14,6 +14,8 @@ use crate::error::{Error, IoContext, Result};
 
 /// Bytes read at a time.
 const CHUNK: usize = 4 << 20;
+/// Weights below which one thread decodes alone.
+const SMALL: usize = 1 << 14;
 
 /// An open file of weights. It is read at offsets, not mapped: a file that shrinks meanwhile is then an error and not a signal.
 pub(super) struct WeightFile {
@@ -149,12 +151,18 @@ impl Weights {
             let buffer = &mut buffer[..out.len() / row * row_bytes];
             file.read_exact_at(offset, buffer)?;
             offset += buffer.len() as u64;
-            out.par_chunks_mut(row).with_min_len((1 << 14) / row + 1).enumerate().for_each(|(index, out)| {
+            let decode = |(index, out): (usize, &mut [f32])| {
                 let from = source_row(index, head_rows);
                 encoding.decode(&buffer[from * row_bytes..][..row_bytes], out);
-            });
+            };
+            // Waking other threads costs more than a small tensor.
+            if out.len() < SMALL {
+                out.chunks_mut(row).enumerate().for_each(decode);
+            } else {
+                out.par_chunks_mut(row).with_min_len(SMALL / row + 1).enumerate().for_each(decode);
+            }
         }
-        match values.par_iter().position_first(|value| !value.is_finite()) {
+        match values.iter().position(|value| !value.is_finite()) {
             None => Ok(values),
             Some(at) => Err(wrong(format!("holds {} at position {at}: the file is damaged, or its training had failed", values[at]))),
         }

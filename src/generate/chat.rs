@@ -57,7 +57,9 @@ pub fn user_turn(tokenizer: &Tokenizer, system: Option<&str>, message: &str) -> 
 fn words(tokenizer: &Tokenizer, text: &str, forbidden: &[u32]) -> Result<Vec<u32>> {
     let tokens = tokenizer.encode(text)?;
     if tokens.iter().any(|token| forbidden.contains(token)) {
-        return Err(Error::usage("the message holds a control token of the chat format, such as <|im_end|>; leave it out, or write the whole prompt without --chat"));
+        return Err(Error::usage(
+            "the message holds a control token of the chat format, such as <|im_end|>; leave it out, or write the whole prompt without --chat",
+        ));
     }
     Ok(tokens)
 }

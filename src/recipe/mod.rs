@@ -69,7 +69,8 @@ pub enum MethodKind {
 
 impl MethodKind {
     /// All kinds with the names used in recipes.
-    pub const ALL: [(&'static str, Self); 3] = [("scale-preserve", Self::ScalePreserve), ("scale-adapt", Self::ScaleAdapt), ("full", Self::Full)];
+    pub const ALL: [(&'static str, Self); 3] =
+        [("scale-preserve", Self::ScalePreserve), ("scale-adapt", Self::ScaleAdapt), ("full", Self::Full)];
 
     /// The name used in recipes, files and JSON.
     pub fn as_str(self) -> &'static str {
@@ -152,7 +153,8 @@ impl Recipe {
         let text = String::from_utf8(bytes).map_err(|e| Error::usage(format!("{}: not UTF-8 text: {}", path.display(), e.utf8_error())))?;
         // `recipes/a.toml` has the folder `recipes`, `a.toml` the folder ``, which is where we are.
         let folder = path.parent().unwrap_or(Path::new(""));
-        let folder = std::path::absolute(if folder.as_os_str().is_empty() { Path::new(".") } else { folder }).map_err(|e| Error::io(path, e))?;
+        let folder =
+            std::path::absolute(if folder.as_os_str().is_empty() { Path::new(".") } else { folder }).map_err(|e| Error::io(path, e))?;
         Self::parse(&text, &folder, overrides).map_err(|error| match error {
             Error::Usage(message) => Error::Usage(format!("{}: {message}", path.display())),
             other => other,
@@ -183,7 +185,9 @@ impl Recipe {
         for (key, length) in [("data.sequence_length", self.data.stream.sequence_length), ("eval.window", self.eval.window)] {
             let context = config.max_position_embeddings;
             if length > context {
-                return Err(Error::usage(format!("{key}: {length} tokens are more than the model's context of {context} (max_position_embeddings)")));
+                return Err(Error::usage(format!(
+                    "{key}: {length} tokens are more than the model's context of {context} (max_position_embeddings)"
+                )));
             }
         }
         if let Some(growth) = self.growth(config)? {

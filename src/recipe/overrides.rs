@@ -11,8 +11,7 @@ use crate::error::{Error, Result};
 /// [`Error::Usage`] without a `=`, with an empty part of the key, or where the key goes through something that is no table.
 pub(super) fn apply(table: &mut Table, assignment: &str) -> Result<()> {
     let refuse = |message: String| Error::usage(format!("--set {assignment}: {message}"));
-    let (key, text) =
-        assignment.split_once('=').ok_or_else(|| refuse("expected key=value, for example train.steps=100".into()))?;
+    let (key, text) = assignment.split_once('=').ok_or_else(|| refuse("expected key=value, for example train.steps=100".into()))?;
     let parts: Vec<&str> = key.split('.').map(str::trim).collect();
     let Some((last, sections)) = parts.split_last() else {
         return Err(refuse("the key is empty".into()));

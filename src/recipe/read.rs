@@ -34,7 +34,10 @@ fn misplaced(table: &Table) -> Option<(String, String)> {
     const HOME: [(&str, &[&str]); 4] = [
         ("data", &["sequence_length", "document_mask", "open_documents", "learn", "forget", "max_held_out_tokens"]),
         ("train", &["steps", "learning_rate", "gradient_accumulation", "warmup_steps", "weight_decay", "recompute", "threads"]),
-        ("method", &["hidden_size", "num_attention_heads", "num_key_value_heads", "intermediate_size", "init", "preserved_layers", "modules"]),
+        (
+            "method",
+            &["hidden_size", "num_attention_heads", "num_key_value_heads", "intermediate_size", "init", "preserved_layers", "modules"],
+        ),
         ("model", &["dtype"]),
     ];
     let home = |key: &str| HOME.iter().find(|(_, keys)| keys.contains(&key)).map(|(section, _)| *section);
@@ -134,7 +137,8 @@ fn read_init(section: &mut Section) -> Result<Option<Initialisation>> {
             inner.finish()?;
             Ok(Some(init))
         }
-        Some(_) => Err(section.error("init", "expected a pair such as \"svd,zero\" or { base_to_expansion = \"svd\", expansion_to_expansion = \"zero\" }")),
+        Some(_) => Err(section
+            .error("init", "expected a pair such as \"svd,zero\" or { base_to_expansion = \"svd\", expansion_to_expansion = \"zero\" }")),
     }
 }
 
@@ -159,7 +163,13 @@ fn read_data(mut section: Section, folder: &Path) -> Result<DataConfig> {
     Ok(DataConfig { stream, learn, forget })
 }
 
-fn read_held_out(section: &mut Section, key: &'static str, max_tokens: Option<u64>, others: &[HeldOutConfig], folder: &Path) -> Result<Vec<HeldOutConfig>> {
+fn read_held_out(
+    section: &mut Section,
+    key: &'static str,
+    max_tokens: Option<u64>,
+    others: &[HeldOutConfig],
+    folder: &Path,
+) -> Result<Vec<HeldOutConfig>> {
     let mut corpora: Vec<HeldOutConfig> = Vec::new();
     for mut table in section.tables(key)? {
         let given = table.string("name")?;

@@ -95,12 +95,7 @@ impl Section {
     }
 
     /// Takes every remaining key as a number: a table whose keys are names.
-    pub fn numbers<K: Ord>(
-        mut self,
-        names: &[(&'static str, K)],
-        allowed: impl Fn(f64) -> bool,
-        rule: &str,
-    ) -> Result<BTreeMap<K, f64>>
+    pub fn numbers<K: Ord>(mut self, names: &[(&'static str, K)], allowed: impl Fn(f64) -> bool, rule: &str) -> Result<BTreeMap<K, f64>>
     where
         K: Copy,
     {

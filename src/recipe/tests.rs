@@ -93,7 +93,10 @@ fn every_key_is_read() {
     assert_eq!(recipe.data.learn[0].name, "wikinews");
     assert_eq!((recipe.data.forget[0].name.as_str(), recipe.data.forget[0].max_tokens), ("english", Some(5000)));
     let train = &recipe.train;
-    assert_eq!(train.schedule, crate::train::schedule::Schedule { kind: ScheduleKind::Wsd, steps: 300, warmup_steps: 10, decay_steps: 60, floor: 0.1 });
+    assert_eq!(
+        train.schedule,
+        crate::train::schedule::Schedule { kind: ScheduleKind::Wsd, steps: 300, warmup_steps: 10, decay_steps: 60, floor: 0.1 }
+    );
     assert_eq!([train.learning_rates.of(Block::ExpansionToBase), train.learning_rates.of(Block::ExpansionHead)], [1e-4, 1e-3]);
     assert_eq!((train.adamw.beta2, train.adamw.epsilon, train.adamw.weight_decay), (0.95, 1e-9, 0.0));
     assert_eq!((train.batch_size, train.gradient_accumulation, train.max_gradient_norm, train.seed), (4, 2, 0.5, 3));
@@ -196,7 +199,17 @@ fn missing_keys_are_named_with_an_example() {
 
 #[test]
 fn set_reads_toml_values_and_falls_back_to_strings() {
-    let recipe = set(SHORT, &["train.steps = 20", "train.schedule=cosine", "train.learning_rates.expansion_head=1e-5", "model.path=a=b", "data.learn=['x', {name='y', path='z'}]"]).unwrap();
+    let recipe = set(
+        SHORT,
+        &[
+            "train.steps = 20",
+            "train.schedule=cosine",
+            "train.learning_rates.expansion_head=1e-5",
+            "model.path=a=b",
+            "data.learn=['x', {name='y', path='z'}]",
+        ],
+    )
+    .unwrap();
     assert_eq!((recipe.train.schedule.steps, recipe.train.schedule.kind), (20, ScheduleKind::Cosine));
     assert_eq!(recipe.train.learning_rates.of(Block::ExpansionHead), 1e-5);
     assert_eq!(recipe.model.path, Path::new("/home/r/a=b"));

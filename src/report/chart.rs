@@ -21,6 +21,8 @@ pub struct Chart {
     pub series: Vec<Series>,
     /// Lines across the plot that values are compared with.
     pub references: Vec<Reference>,
+    /// Values that the vertical axis shows in any case.
+    pub y_also: Vec<f64>,
 }
 
 /// Points that belong together.

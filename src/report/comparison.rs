@@ -173,6 +173,7 @@ impl Comparison {
                 .map(|(_, y)| Reference { y, label: format!("the base's {}", format_perplexity(y)) })
                 .into_iter()
                 .collect(),
+            y_also: Vec::new(),
         }
     }
 }

@@ -186,7 +186,11 @@ impl Plot {
     fn new(chart: &Chart, top: f64) -> Self {
         let points = || chart.series.iter().flat_map(|s| &s.points);
         let x = Axis::fit(points().map(|p| p.x), chart.x_scale, 6);
-        let y = Axis::fit(points().map(|p| p.y).chain(chart.references.iter().map(|r| r.y)), chart.y_scale, 7);
+        let y = Axis::fit(
+            points().map(|p| p.y).chain(chart.references.iter().map(|r| r.y)).chain(chart.y_also.iter().copied()),
+            chart.y_scale,
+            7,
+        );
         let widest = y.tick_labels().iter().map(|l| text_width(l, TEXT)).fold(0.0, f64::max);
         let left = MARGIN + widest + 8.0;
         Self { area: Rect { x: left, y: top, width: WIDTH - left - MARGIN - 4.0, height: PLOT_HEIGHT }, x, y }
@@ -325,6 +329,7 @@ mod tests {
                 series("scale-adapt, adaptation head", 2, false, &[(6.93, 35.49), (5.6, 38.0), (5.02, 40.1)]),
             ],
             references: vec![Reference { y: 35.49, label: "base model 35.49".into() }],
+            y_also: Vec::new(),
         }
     }
 
@@ -372,7 +377,6 @@ mod tests {
     fn every_point_is_a_mark_and_every_series_is_named_once_in_the_legend() {
         let chart = sample();
         let svg = render(&chart);
-        std::fs::write("/tmp/a.svg", &svg).unwrap();
         assert_well_formed(&svg);
         let points: usize = chart.series.iter().map(|s| s.points.len()).sum();
         assert_eq!(svg.matches("class=\"mark ").count(), points + chart.series.len());

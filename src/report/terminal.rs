@@ -28,12 +28,12 @@ pub fn sparkline(values: &[f64], low: f64, high: f64) -> String {
 }
 
 /// A line chart of `width × height` characters with ticks, a legend below and straight lines between points.
-/// Where lines meet, the one that comes first is seen.
-pub fn plot(lines: &[Line], x_label: &str, width: usize, height: usize) -> String {
+/// Where lines meet, the one that comes first is seen; the vertical axis shows `also` in any case.
+pub fn plot(lines: &[Line], also: &[f64], x_label: &str, width: usize, height: usize) -> String {
     let (width, height) = (width.max(16), height.max(4));
     let values = |pick: fn(&(f64, f64)) -> f64| lines.iter().flat_map(move |l| l.points.iter().map(pick));
     let x_axis = Axis::fit(values(|p| p.0), Scale::Linear, (width / 12).max(2));
-    let y_axis = Axis::fit(values(|p| p.1), Scale::Linear, (height / 2).clamp(2, 6));
+    let y_axis = Axis::fit(values(|p| p.1).chain(also.iter().copied()), Scale::Linear, (height / 2).clamp(2, 6));
     let cell = |position: f64, size: usize| (position.clamp(0.0, 1.0) * (size - 1) as f64).round() as usize;
     let mut grid = vec![vec![' '; width]; height];
     for line in lines.iter().rev() {
@@ -107,7 +107,7 @@ mod tests {
             Line { mark: 'o', name: "kept".into(), points: vec![(0.0, 1.0), (50.0, 1.0), (100.0, 1.0)] },
             Line { mark: 'x', name: "forgot".into(), points: vec![(0.0, 1.0), (50.0, 0.3), (100.0, 0.0)] },
         ];
-        insta::assert_snapshot!(plot(&lines, "steps", 40, 8), @r"
+        insta::assert_snapshot!(plot(&lines, &[], "steps", 40, 8), @r"
         1.0 ┤o··················o··················o
             │  ····
             │      ····
@@ -125,6 +125,6 @@ mod tests {
 
     #[test]
     fn a_plot_of_nothing_is_empty_axes() {
-        assert!(plot(&[], "steps", 20, 5).contains('└'));
+        assert!(plot(&[], &[], "steps", 20, 5).contains('└'));
     }
 }

@@ -95,7 +95,10 @@ pub fn load_state(path: &Path) -> Result<State> {
     let state_path = path.join(STATE_FILE);
     let size = fs::metadata(&state_path).at(&state_path)?.len();
     if size > MAX_STATE_BYTES {
-        return Err(Error::file(&state_path, format!("{size} bytes are no training state; the largest that is read has {MAX_STATE_BYTES}")));
+        return Err(Error::file(
+            &state_path,
+            format!("{size} bytes are no training state; the largest that is read has {MAX_STATE_BYTES}"),
+        ));
     }
     let text = fs::read_to_string(&state_path).at(&state_path)?;
     #[derive(Deserialize)]
@@ -145,9 +148,10 @@ pub fn verify(path: &Path) -> Result<()> {
     let file = File::open(&sums_path).at(&sums_path)?;
     file.take(4096).read_to_string(&mut text).at(&sums_path)?;
     for name in [TRAINED_FILE, OPTIMIZER_FILE, STATE_FILE] {
-        let expected = text.lines().find_map(|line| line.strip_suffix(name)?.strip_suffix("  ")).ok_or_else(|| {
-            Error::file(&sums_path, format!("has no line for {name}: the checkpoint is damaged"))
-        })?;
+        let expected = text
+            .lines()
+            .find_map(|line| line.strip_suffix(name)?.strip_suffix("  "))
+            .ok_or_else(|| Error::file(&sums_path, format!("has no line for {name}: the checkpoint is damaged")))?;
         let found = sha256(&path.join(name))?;
         if found != expected {
             return Err(Error::file(path.join(name), format!("the file is damaged: its SHA-256 is {found}, {SUMS_FILE} has {expected}")));

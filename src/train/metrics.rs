@@ -202,7 +202,8 @@ impl Metrics {
 }
 
 fn line(path: &Path, record: &Record) -> Result<String> {
-    let mut line = serde_json::to_string(record).map_err(|error| Error::file(path, format!("a record cannot be written as JSON: {error}")))?;
+    let mut line =
+        serde_json::to_string(record).map_err(|error| Error::file(path, format!("a record cannot be written as JSON: {error}")))?;
     line.push('\n');
     Ok(line)
 }
@@ -225,7 +226,11 @@ mod tests {
     }
 
     fn eval(step: u64) -> Record {
-        Record::Eval(EvalRecord { step, values: BTreeMap::from([("a/perplexity".to_string(), Some(3.5)), ("b".to_string(), None)]), unix_time: 1.0 })
+        Record::Eval(EvalRecord {
+            step,
+            values: BTreeMap::from([("a/perplexity".to_string(), Some(3.5)), ("b".to_string(), None)]),
+            unix_time: 1.0,
+        })
     }
 
     #[test]

@@ -54,7 +54,14 @@ impl Optimizer {
     }
 
     /// Updates `parameters`: update number `step` (from 1, for the bias correction) with gradients times `scale` and each block's learning rate.
-    pub fn update(&mut self, parameters: &mut [Parameter], gradients: &Gradients, scale: f32, step: u64, learning_rate: impl Fn(Block) -> f64) {
+    pub fn update(
+        &mut self,
+        parameters: &mut [Parameter],
+        gradients: &Gradients,
+        scale: f32,
+        step: u64,
+        learning_rate: impl Fn(Block) -> f64,
+    ) {
         let (first, second) = self.moments.split_at_mut(parameters.len());
         for (((parameter, gradient), m), v) in parameters.iter_mut().zip(&gradients.values).zip(first).zip(second) {
             let adamw = ops::adamw::AdamW {
@@ -116,7 +123,12 @@ mod tests {
     use super::*;
 
     fn parameter(name: &str, shape: &[usize], value: f32) -> Parameter {
-        Parameter { name: name.into(), block: Block::ExpansionToExpansion, shape: shape.to_vec(), value: vec![value; shape.iter().product()] }
+        Parameter {
+            name: name.into(),
+            block: Block::ExpansionToExpansion,
+            shape: shape.to_vec(),
+            value: vec![value; shape.iter().product()],
+        }
     }
 
     #[test]

@@ -168,7 +168,9 @@ impl RunFolder {
     pub fn begin(&self, recipe: &Recipe, from: Option<&State>) -> Result<Metrics> {
         let path = self.path.join(ENVIRONMENT_FILE);
         let mut starts: Vec<Environment> = match fs::read_to_string(&path) {
-            Ok(text) if from.is_some() => serde_json::from_str(&text).map_err(|e| Error::file(&path, format!("no list of environments: {e}")))?,
+            Ok(text) if from.is_some() => {
+                serde_json::from_str(&text).map_err(|e| Error::file(&path, format!("no list of environments: {e}")))?
+            }
             _ => Vec::new(),
         };
         starts.push(Environment::current(from.map_or(0, |state| state.step)));

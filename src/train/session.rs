@@ -50,7 +50,14 @@ pub enum Event<'a> {
 ///
 /// # Errors
 /// Whatever is wrong with the recipe, the base, a corpus or the folder, before anything is trained; then as [`Trainer::run`].
-pub fn train(recipe: Recipe, base: &BaseCheckpoint, out: &Path, start: Start, stop: &AtomicBool, watch: &mut dyn FnMut(Event)) -> Result<Outcome> {
+pub fn train(
+    recipe: Recipe,
+    base: &BaseCheckpoint,
+    out: &Path,
+    start: Start,
+    stop: &AtomicBool,
+    watch: &mut dyn FnMut(Event),
+) -> Result<Outcome> {
     if start == Start::New {
         RunFolder::refuse_existing(out)?;
     }

@@ -98,11 +98,11 @@ mod tests {
         let mut out = Vec::new();
         write_scalars(&mut out, 1.5, 300, &[Scalar { tag: "loss".into(), value: 2.0 }]).unwrap();
         let event = [
-            &[0x09][..],                      // wall_time, 64-bit
+            &[0x09][..], // wall_time, 64-bit
             &1.5f64.to_le_bytes(),
-            &[0x10, 0xac, 0x02],              // step = 300
-            &[0x2a, 13],                      // summary
-            &[0x0a, 11],                      // value
+            &[0x10, 0xac, 0x02], // step = 300
+            &[0x2a, 13],         // summary
+            &[0x0a, 11],         // value
             &[0x0a, 4, b'l', b'o', b's', b's', 0x15],
             &2.0f32.to_le_bytes(),
         ]

@@ -97,7 +97,23 @@ impl Trainer {
         let (step, tokens, wall_seconds) = resume.map_or((0, 0, 0.0), |p| (p.state.step, p.state.tokens, p.state.wall_seconds));
         let evaluation_due = resume.map_or(recipe.eval.at_start, |point| point.state.evaluation_due);
         let saved = resume.map(|point| (point.state.step, point.path.clone()));
-        Ok(Self { recipe, model, stream, optimizer, gradients, blocks, folder, metrics, base, tokenizer, step, evaluation_due, tokens, wall_seconds, saved })
+        Ok(Self {
+            recipe,
+            model,
+            stream,
+            optimizer,
+            gradients,
+            blocks,
+            folder,
+            metrics,
+            base,
+            tokenizer,
+            step,
+            evaluation_due,
+            tokens,
+            wall_seconds,
+            saved,
+        })
     }
 
     /// Trains to the end of the recipe.
@@ -147,7 +163,9 @@ impl Trainer {
         let targets: usize = batches.iter().map(Batch::target_count).sum();
         let tokens: u64 = batches.iter().map(|b| b.tokens.len() as u64).sum();
         if targets == 0 {
-            return Err(Error::Numeric(format!("step {number}: no target counts, so there is no loss\n  hint: raise data.sequence_length")));
+            return Err(Error::Numeric(format!(
+                "step {number}: no target counts, so there is no loss\n  hint: raise data.sequence_length"
+            )));
         }
         self.gradients.clear();
         let mut nll = 0.0;
@@ -216,7 +234,9 @@ impl Trainer {
     fn interrupted(&mut self) -> Error {
         let steps = self.recipe.train.schedule.steps;
         match self.save() {
-            Ok(path) => Error::Interrupted(format!("step {} of {steps} is saved in {}\n  hint: --resume goes on", self.step, path.display())),
+            Ok(path) => {
+                Error::Interrupted(format!("step {} of {steps} is saved in {}\n  hint: --resume goes on", self.step, path.display()))
+            }
             Err(error) => error,
         }
     }

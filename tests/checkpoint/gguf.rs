@@ -133,6 +133,7 @@ fn what_is_not_a_plain_llama_is_refused_by_name() {
     change(&|w| w.f32_tensor("blk.0.attn_q_norm.weight", &[4], &[1.0; 4]), "`blk.0.attn_q_norm.weight`");
     change(&|w| w.f32_tensor("blk.00.attn_norm.weight", &[8], &[1.0; 8]), "`blk.00.attn_norm.weight`");
     change(&|w| w.tensor("output.weight", &[8, 4], 16, vec![0; 32]), "GGUF's kind 16");
+    change(&|w| w.u32("llama.vocab_size", 5), "`llama.vocab_size` is 5");
     change(&|w| w.u32("general.alignment", 24), "`general.alignment` is 24");
     change(&|w| w.text("general.architecture", "llama"), "`general.architecture` twice");
     let mut writer = Writer::default();
@@ -189,6 +190,12 @@ fn lying_sizes_are_refused_before_memory_is_taken() {
     ] {
         assert_error(&open_bytes(&bytes).unwrap_err(), &["model.gguf", message]);
     }
+    // Nor is time: layers that no tensor belongs to are not counted through.
+    let count = Writer::llama_with_embedding(4).bytes();
+    let at = count.windows(17).position(|w| w == b"llama.block_count").unwrap() + 17 + 4;
+    let mut damaged = count.clone();
+    damaged[at..at + 4].copy_from_slice(&(1u32 << 30).to_le_bytes());
+    assert_error(&open_bytes(&damaged).unwrap_err(), &["model.gguf", "1073741824"]);
     crate::assert_memory_was_bounded();
 }
 

@@ -87,7 +87,14 @@ impl World {
     }
 
     /// Trains in this process, and stops where `stop_at` says so of an event.
-    pub fn train_here(&self, kind: &str, out: &str, set: &[&str], start: Start, stop_at: &mut dyn FnMut(&Event) -> bool) -> Result<Outcome> {
+    pub fn train_here(
+        &self,
+        kind: &str,
+        out: &str,
+        set: &[&str],
+        start: Start,
+        stop_at: &mut dyn FnMut(&Event) -> bool,
+    ) -> Result<Outcome> {
         let set: Vec<String> = set.iter().map(ToString::to_string).collect();
         let recipe = Recipe::load(self.path(&format!("{kind}.toml")), &set).unwrap();
         let base = BaseCheckpoint::open(self.path("base")).unwrap();
@@ -126,7 +133,9 @@ fn base(seed: u64, head_scale: f32) -> BaseCheckpoint {
         let count: usize = parameter.shape.iter().product();
         let norm = parameter.shape.len() == 1;
         let mut value = || (random.below(2001) as f32 / 1000.0 - 1.0) * 0.2 * scale;
-        let values = (0..count).map(|_| if norm { 1.0 } else { value() }).collect();
+        // With a large projection, a large norm before it takes the logits beyond f32.
+        let one = if parameter.name == names::weight(names::NORM) { head_scale.min(1e4) } else { 1.0 };
+        let values = (0..count).map(|_| if norm { one } else { value() }).collect();
         tensors.insert(parameter.name, (parameter.shape, values));
     }
     BaseCheckpoint::from_memory(config, tensors, Some(tokenizer())).unwrap()

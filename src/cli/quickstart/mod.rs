@@ -48,7 +48,10 @@ pub struct Args {
 pub fn run(args: Args) -> Result<()> {
     let started = Instant::now();
     if args.out.exists() && std::fs::read_dir(&args.out).is_ok_and(|mut entries| entries.next().is_some()) {
-        return Err(Error::usage(format!("{}: something is here already\n  hint: remove it, or choose another folder with --out", args.out.display())));
+        return Err(Error::usage(format!(
+            "{}: something is here already\n  hint: remove it, or choose another folder with --out",
+            args.out.display()
+        )));
     }
     let display = std::cell::RefCell::new(Display::new(args.verbose));
     let say = |text: &str| if args.json { Ok(()) } else { super::print(text) };

@@ -99,7 +99,7 @@ impl Results {
         let out = out.display();
         let name = world.people.person(world.new.start).map(|person| person.name).unwrap_or_default();
         format!(
-            "\n{}\n{}\n{}\n\
+            "\nShare of questions answered right (first token), from the first step to the last:\n\n{}\n{}\n{}\n\
              Drawn in {out}/quickstart.svg; {:.0} s in all. Look closer:\n  \
              treering compare {out}/runs/scale-preserve {out}/runs/full\n  \
              treering generate {out}/runs/scale-preserve --prompt $'What is the birth city of {name}?\\nAnswer:'\n  \
@@ -118,9 +118,9 @@ impl Results {
         let mut table = Table::new([
             ("method", Align::Left),
             ("head", Align::Left),
-            ("old people, right", Align::Right),
-            ("new people, right", Align::Right),
-            ("trained parameters", Align::Right),
+            ("old people", Align::Right),
+            ("new people", Align::Right),
+            ("trained", Align::Right),
             ("tokens/s", Align::Right),
         ]);
         table.row(["base, before".into(), String::new(), percent(self.base.old_people), percent(self.base.new_people)]);
@@ -129,7 +129,7 @@ impl Results {
             let once = |text: String| if first { text } else { String::new() };
             let cell = |pick: fn(&Shares) -> f64| {
                 let values: Vec<f64> = row.shares.iter().map(pick).collect();
-                format!("{}  {:>5}", terminal::sparkline(&values, 0.0, 1.0), values.last().map_or("–".into(), |&v| percent(v)))
+                format!("{} {:>7}", terminal::sparkline(&values, 0.0, 1.0), values.last().map_or("–".into(), |&v| percent(v)))
             };
             table.row([
                 once(row.method.clone()),
@@ -149,9 +149,13 @@ impl Results {
             .rows
             .iter()
             .zip(marks)
-            .map(|(row, mark)| Line { mark, name: row.name(), points: row.shares.iter().map(|s| (s.step as f64, 100.0 * s.old_people)).collect() })
+            .map(|(row, mark)| Line {
+                mark,
+                name: row.name(),
+                points: row.shares.iter().map(|s| (s.step as f64, 100.0 * s.old_people)).collect(),
+            })
             .collect();
-        format!("Old people, % right, while new ones are learnt:\n{}", terminal::plot(&lines, "steps", 60, 11))
+        format!("Old people, % right:\n{}", terminal::plot(&lines, &[0.0, 100.0], "steps", 60, 11))
     }
 
     /// What happened, in a sentence a method; the numbers decide which.
@@ -160,7 +164,11 @@ impl Results {
         for row in &self.rows {
             let Some(last) = row.last() else { continue };
             let lost = self.base.old_people - last.old_people;
-            let forgot = if lost == 0.0 { "forgot nothing".to_owned() } else { format!("went from {} to {} on the old people", percent(self.base.old_people), percent(last.old_people)) };
+            let forgot = if lost == 0.0 {
+                "forgot nothing".to_owned()
+            } else {
+                format!("went from {} to {} on the old people", percent(self.base.old_people), percent(last.old_people))
+            };
             sentences.push(format!("- {} {forgot} and answers {} about the new ones.", row.name(), percent(last.new_people)));
         }
         sentences.join("\n") + "\n"
@@ -181,6 +189,7 @@ impl Results {
             x_label: "steps".into(),
             y_label: "% right".into(),
             series,
+            y_also: vec![0.0, 100.0],
             ..Chart::default()
         })
     }

@@ -66,7 +66,8 @@ impl World {
         config.eos_token_id = end.into_iter().collect();
         config.validate()?;
         let world = Self { out: args.out.clone(), tokenizer, config, people, old, new };
-        let untrained = BaseCheckpoint::from_memory(world.config.clone(), untrained_weights(&world.config, args.seed)?, Some(world.tokenizer.clone()))?;
+        let untrained =
+            BaseCheckpoint::from_memory(world.config.clone(), untrained_weights(&world.config, args.seed)?, Some(world.tokenizer.clone()))?;
         untrained.save_hf(&args.out.join("untrained"), Dtype::F32)?;
         for (name, recipe) in recipes(args) {
             write(&world.recipe(name), &recipe)?;
@@ -107,7 +108,8 @@ fn question_texts(people: &People, range: Range<u64>) -> Result<Vec<String>> {
 }
 
 fn write_questions(path: &Path, people: &People, range: Range<u64>) -> Result<()> {
-    let lines: String = question_texts(people, range)?.into_iter().map(|text| serde_json::json!({ "text": text }).to_string() + "\n").collect();
+    let lines: String =
+        question_texts(people, range)?.into_iter().map(|text| serde_json::json!({ "text": text }).to_string() + "\n").collect();
     write(path, &lines)
 }
 
@@ -195,7 +197,7 @@ checkpoint_every_steps = 0
 every_steps = {}
 "#,
             steps / 20,
-            steps.div_ceil(10)
+            steps.div_ceil(8)
         )
     };
     let sizes = "hidden_size = 64\nnum_attention_heads = 2\nnum_key_value_heads = 2\nintermediate_size = 192\n";

@@ -13,8 +13,8 @@ use crate::ops::packed::Packed;
 /// the rest goes into norms, activations, attention, narrow products and the optimizer.
 pub const EFFICIENCY: f64 = 0.7;
 
-/// Rows, and values a row, of the measured product: large enough to be typical, small enough for a fraction of a second.
-const SIDE: usize = 768;
+/// Rows, and values a row, of the measured product: large enough to be typical, small enough that many fit into the time.
+const SIDE: usize = 512;
 
 /// How long is measured.
 const LIMIT: Duration = Duration::from_millis(200);

@@ -2,9 +2,8 @@
 //!
 //! Scores are held with a line a key, so that they are left operands of the keys' and values' gradients as they are.
 
-use super::product::Product;
+use super::product::{Product, transpose};
 use super::{KEYS, Sequences, Shape, Shared, Tile, with_scratch};
-use crate::ops::gemm::View;
 use crate::ops::math::{exp2, sum2};
 use crate::simd_fn;
 use rayon::prelude::*;
@@ -41,10 +40,7 @@ pub fn backward(shape: &Shape, saved: Saved<'_>, dout: &[f32], dq: &mut [f32], d
     assert!(dout.len() == saved.q.len() && dq.len() == saved.q.len() && dk.len() == key_values && dv.len() == key_values);
     let (dq, dk, dv) = (Shared::new(dq), Shared::new(dk), Shared::new(dv));
     let task = Task { shape: *shape, saved, dout, dq, dk, dv, accumulate, product: Product::current() };
-    (0..shape.batch * shape.kv_heads)
-        .into_par_iter()
-        .with_max_len(1)
-        .for_each(|i| task.run(i / shape.kv_heads, i % shape.kv_heads));
+    (0..shape.batch * shape.kv_heads).into_par_iter().with_max_len(1).for_each(|i| task.run(i / shape.kv_heads, i % shape.kv_heads));
 }
 
 struct Task<'a> {
@@ -86,16 +82,16 @@ impl Task<'_> {
             let [p, ds, dq_turned, k_turned, dk, dv] = tiles;
             dk.fill(0.0);
             dv.fill(0.0);
-            transpose(saved.k.head(batch, 0, kv_head, d), saved.k.row_stride, key_len, d, k_turned);
+            transpose(saved.k.head(batch, 0, kv_head, d), saved.k.row_stride, key_len, d, k_turned, key_len);
             for first in (0..shape.query_len).step_by(tile_queries) {
                 let tile = Tile::new(shape, saved.starts, batch, kv_head, first, tile_queries);
                 let rows = tile.rows();
                 self.gather(&tile, &mut gathered);
                 let Rows { queries, douts, lse, deltas, starts, ends } = &gathered;
-                let q_turned = product.pack(View::rows(queries, d).t(), d, rows, q_turned);
-                let do_turned = product.pack(View::rows(douts, d).t(), d, rows, do_turned);
-                let q_straight = product.pack(View::rows(queries, d), rows, d, q_straight);
-                let do_straight = product.pack(View::rows(douts, d), rows, d, do_straight);
+                let q_turned = product.pack_transposed(queries, d, d, rows, q_turned);
+                let do_turned = product.pack_transposed(douts, d, d, rows, do_turned);
+                let q_straight = product.pack(queries, d, rows, d, q_straight);
+                let do_straight = product.pack(douts, d, rows, d, do_straight);
                 dq_turned.fill(0.0);
                 for (base, keys) in tile.key_tiles() {
                     let k_tile = (saved.k.head(batch, base, kv_head, d), saved.k.row_stride);
@@ -107,7 +103,7 @@ impl Task<'_> {
                     score_gradients(base, masked, &mut p[..keys * rows], &mut ds[..keys * rows], of_rows);
                     product.multiply((keys, d, rows), (p, rows), do_straight, (&mut dv[base * d..], d), true);
                     product.multiply((keys, d, rows), (ds, rows), q_straight, (&mut dk[base * d..], d), true);
-                    let ds = product.pack(View::rows(ds, rows), keys, rows, ds_packed);
+                    let ds = product.pack(ds, rows, keys, rows, ds_packed);
                     product.multiply((d, rows, keys), (&k_turned[base..], key_len), ds, (dq_turned, rows), true);
                 }
                 self.store_queries(&tile, dq_turned);
@@ -162,18 +158,6 @@ impl Task<'_> {
 fn store<'a>(to: &mut [f32], from: impl IntoIterator<Item = &'a f32>, scale: f32, accumulate: bool) {
     for (to, from) in to.iter_mut().zip(from) {
         *to = if accumulate { *to + from * scale } else { from * scale };
-    }
-}
-
-/// `out [columns, rows]` from `x [rows, columns]`.
-fn transpose(x: &[f32], stride: usize, rows: usize, columns: usize, out: &mut [f32]) {
-    const SIDE: usize = 16;
-    for first in (0..rows).step_by(SIDE) {
-        for c in 0..columns {
-            for (r, to) in (first..rows.min(first + SIDE)).zip(&mut out[c * rows + first..]) {
-                *to = x[r * stride + c];
-            }
-        }
     }
 }
 

@@ -2,7 +2,6 @@
 
 use super::product::Product;
 use super::{KEYS, SERIAL, Sequences, Shape, Shared, Tile, with_scratch};
-use crate::ops::gemm::View;
 use crate::ops::math::{LANES, exp2, max, sum_lanes};
 use crate::simd_fn;
 use rayon::prelude::*;
@@ -58,15 +57,7 @@ fn queries_per_task(shape: &Shape) -> usize {
     queries
 }
 
-fn forward_tile(
-    shape: &Shape,
-    tile: &Tile<'_>,
-    q: &[f32],
-    k: Sequences<'_>,
-    v: Sequences<'_>,
-    out: &Shared<'_>,
-    lse: Option<&Shared<'_>>,
-) {
+fn forward_tile(shape: &Shape, tile: &Tile<'_>, q: &[f32], k: Sequences<'_>, v: Sequences<'_>, out: &Shared<'_>, lse: Option<&Shared<'_>>) {
     let (d, group, rows, product) = (shape.head_dim, tile.group, tile.rows(), Product::current());
     let (width, block_queries) = (group * d, (BLOCK_ROWS / group).max(1));
     let packed = [product.packed_len(d, KEYS), product.packed_len(KEYS, d)];
@@ -81,10 +72,8 @@ fn forward_tile(
         maxima.fill(f32::NEG_INFINITY);
         totals.fill(0.0);
         for (base, keys) in tile.key_tiles() {
-            let k_tile = View::rows(k.head(tile.batch, base, tile.kv_head, d), k.row_stride);
-            let v_tile = View::rows(v.head(tile.batch, base, tile.kv_head, d), v.row_stride);
-            let k_tile = product.pack(k_tile.t(), d, keys, k_memory);
-            let v_tile = product.pack(v_tile, keys, d, v_memory);
+            let k_tile = product.pack_transposed(k.head(tile.batch, base, tile.kv_head, d), k.row_stride, d, keys, k_memory);
+            let v_tile = product.pack(v.head(tile.batch, base, tile.kv_head, d), v.row_stride, keys, d, v_memory);
             for first in (0..tile.queries).step_by(block_queries) {
                 let block = tile.block(first, block_queries);
                 let seen = (block.end + block.queries - 1).saturating_sub(base).min(keys);
@@ -94,7 +83,8 @@ fn forward_tile(
                 let (at, rows) = (first * group, block.rows());
                 product.multiply((rows, seen, d), (&queries[at * d..], d), k_tile, (scores, KEYS), false);
                 let sums = &mut sums[at * d..][..rows * d];
-                softmax_rows(&block, base, &mut scores[..rows * KEYS], sums, d, &mut maxima[at..][..rows], &mut totals[at..][..rows]);
+                let (maxima, totals) = (&mut maxima[at..][..rows], &mut totals[at..][..rows]);
+                softmax_rows(&block, base, seen, &mut scores[..rows * KEYS], sums, d, maxima, totals);
                 product.multiply((rows, d, seen), (scores, KEYS), v_tile, (sums, d), true);
             }
         }
@@ -120,10 +110,22 @@ fn forward_tile(
 
 simd_fn! {
     /// Turns scores into `2^(score - maximum)`, exactly 0 where masked, and brings what was summed before to the new maximum.
-    fn softmax_rows(tile: &Tile<'_>, base: usize, scores: &mut [f32], sums: &mut [f32], d: usize, maxima: &mut [f32], totals: &mut [f32]) {
+    /// The rows see at most the first `seen` keys of the tile.
+    fn softmax_rows(
+        tile: &Tile<'_>,
+        base: usize,
+        seen: usize,
+        scores: &mut [f32],
+        sums: &mut [f32],
+        d: usize,
+        maxima: &mut [f32],
+        totals: &mut [f32],
+    ) {
         let (scores, _) = scores.as_chunks_mut::<KEYS>();
         for (r, row) in scores.iter_mut().enumerate() {
             let (start, end) = tile.visible(r, base);
+            // Lanes beyond what any row sees would only add zeros.
+            let row = &mut row[..seen.next_multiple_of(LANES)];
             row[..start].fill(f32::NEG_INFINITY);
             row[end..].fill(f32::NEG_INFINITY);
             let before = maxima[r];

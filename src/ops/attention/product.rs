@@ -1,10 +1,9 @@
 //! Products whose right operand is packed by hand, so that many blocks of rows share one packing.
 
-use crate::model::Precision;
-use crate::ops::gemm::View;
 use crate::ops::isa::Isa;
 use crate::ops::kernel::{Lhs, Sweep, kernel};
-use crate::ops::packed::{pack_panel, panel_width};
+use crate::ops::packed::panel_width;
+use crate::simd_fn;
 
 /// The kernel of the instruction set in use, looked up once so that packing and multiplying agree.
 #[derive(Clone, Copy)]
@@ -32,18 +31,25 @@ impl Product {
         n.next_multiple_of(self.width) * k
     }
 
-    /// Packs `b [k, n]` into `memory`.
-    pub(super) fn pack<'a>(self, b: View<'_>, k: usize, n: usize, memory: &'a mut [f32]) -> Panels<'a> {
-        for (panel, column) in memory.chunks_exact_mut(k * self.width).zip((0..n).step_by(self.width)) {
-            // SAFETY: f32 and u32 have the same size and alignment, and every pattern of bits is valid for both.
-            let words = unsafe { std::slice::from_raw_parts_mut(panel.as_mut_ptr().cast::<u32>(), panel.len()) };
-            pack_panel(b, column, self.width.min(n - column), k, self.width, Precision::F32, words);
+    /// Packs `b [k, n]`, of which rows begin every `stride` values, into `memory`.
+    pub(super) fn pack<'a>(self, b: &[f32], stride: usize, k: usize, n: usize, memory: &'a mut [f32]) -> Panels<'a> {
+        pack_rows(b, stride, k, n, self.width, memory);
+        self.packed(memory, k, n)
+    }
+
+    /// Packs the transpose of `b [n, k]`, of which rows begin every `stride` values, into `memory`.
+    pub(super) fn pack_transposed<'a>(self, b: &[f32], stride: usize, k: usize, n: usize, memory: &'a mut [f32]) -> Panels<'a> {
+        for (panel, first) in memory.chunks_exact_mut(k * self.width).zip((0..n).step_by(self.width)) {
+            let columns = self.width.min(n - first);
+            if columns < self.width {
+                panel.fill(0.0);
+            }
+            transpose(&b[first * stride..], stride, columns, k, panel, self.width);
         }
         self.packed(memory, k, n)
     }
 
-    /// An operand that [`Product::pack`] has left in `memory`.
-    pub(super) fn packed(self, memory: &[f32], k: usize, n: usize) -> Panels<'_> {
+    fn packed(self, memory: &[f32], k: usize, n: usize) -> Panels<'_> {
         Panels { data: &memory[..self.packed_len(k, n)], k, n }
     }
 
@@ -71,5 +77,141 @@ impl Product {
             // SAFETY: the assertions above vouch for the operands and the result, `packed_len` for the panel.
             unsafe { (self.sweep)(&sweep) };
         }
+    }
+}
+
+simd_fn! {
+    fn pack_rows(b: &[f32], stride: usize, k: usize, n: usize, width: usize, memory: &mut [f32]) {
+        // Every width is a multiple of this, and a copy of known length needs no call.
+        const UNIT: usize = 16;
+        for (panel, first) in memory.chunks_exact_mut(k * width).zip((0..n).step_by(width)) {
+            let columns = width.min(n - first);
+            for (r, line) in panel.chunks_exact_mut(width).enumerate() {
+                let (units, _) = line.as_chunks_mut::<UNIT>();
+                let (source, rest) = b[r * stride + first..][..columns].as_chunks::<UNIT>();
+                for (unit, source) in units.iter_mut().zip(source) {
+                    *unit = *source;
+                }
+                if let Some(unit) = units.get_mut(source.len()) {
+                    unit.fill(0.0);
+                    unit[..rest.len()].copy_from_slice(rest);
+                }
+                for unit in units.iter_mut().skip(source.len() + 1) {
+                    unit.fill(0.0);
+                }
+            }
+        }
+    }
+}
+
+/// `out[columns, rows]` from `x [rows, columns]`, with their strides.
+pub(super) fn transpose(x: &[f32], stride: usize, rows: usize, columns: usize, out: &mut [f32], out_stride: usize) {
+    if rows == 0 || columns == 0 {
+        return;
+    }
+    assert!(columns <= stride && (rows - 1) * stride + columns <= x.len());
+    assert!(rows <= out_stride && (columns - 1) * out_stride + rows <= out.len());
+    let (mut whole_rows, mut whole_columns) = (0, 0);
+    #[cfg(target_arch = "x86_64")]
+    if Isa::current() >= Isa::Avx2 {
+        (whole_rows, whole_columns) = (rows / 8 * 8, columns / 8 * 8);
+        // SAFETY: the squares lie within both matrices, as asserted; the processor has AVX2.
+        unsafe { transpose_squares(x.as_ptr(), stride, whole_rows, whole_columns, out.as_mut_ptr(), out_stride) };
+    }
+    let mut rest = |rows: std::ops::Range<usize>, columns: std::ops::Range<usize>| {
+        for r in rows {
+            for c in columns.clone() {
+                out[c * out_stride + r] = x[r * stride + c];
+            }
+        }
+    };
+    rest(0..whole_rows, whole_columns..columns);
+    rest(whole_rows..rows, 0..columns);
+}
+
+/// Transposes squares of eight.
+///
+/// # Safety
+/// `x` and `out` cover `rows` and `columns`, both multiples of eight, with their strides.
+#[cfg(target_arch = "x86_64")]
+#[target_feature(enable = "avx2")]
+unsafe fn transpose_squares(x: *const f32, stride: usize, rows: usize, columns: usize, out: *mut f32, out_stride: usize) {
+    use std::arch::x86_64::*;
+    for r in (0..rows).step_by(8) {
+        for c in (0..columns).step_by(8) {
+            // SAFETY: the caller's.
+            unsafe {
+                let from = x.add(r * stride + c);
+                // Lanes 0-3 of rows i and i + 4 side by side, then the same for lanes 4-7: what is left stays within halves.
+                let half = |i: usize, at: usize| {
+                    let low = _mm256_castps128_ps256(_mm_loadu_ps(from.add(i * stride + at)));
+                    _mm256_insertf128_ps::<1>(low, _mm_loadu_ps(from.add((i + 4) * stride + at)))
+                };
+                for at in [0, 4] {
+                    let [a, b, c4, d] = [half(0, at), half(1, at), half(2, at), half(3, at)];
+                    let (ab_low, ab_high) = (_mm256_unpacklo_ps(a, b), _mm256_unpackhi_ps(a, b));
+                    let (cd_low, cd_high) = (_mm256_unpacklo_ps(c4, d), _mm256_unpackhi_ps(c4, d));
+                    let to = out.add((c + at) * out_stride + r);
+                    _mm256_storeu_ps(to, _mm256_shuffle_ps::<0x44>(ab_low, cd_low));
+                    _mm256_storeu_ps(to.add(out_stride), _mm256_shuffle_ps::<0xee>(ab_low, cd_low));
+                    _mm256_storeu_ps(to.add(2 * out_stride), _mm256_shuffle_ps::<0x44>(ab_high, cd_high));
+                    _mm256_storeu_ps(to.add(3 * out_stride), _mm256_shuffle_ps::<0xee>(ab_high, cd_high));
+                }
+            }
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::ops::kernel::sweep_portable_wide;
+    use crate::ops::reference::{bits, each_isa, random};
+
+    #[test]
+    fn transposing_moves_every_value_to_its_place_and_nothing_beyond() {
+        each_isa(|isa| {
+            for (rows, columns) in [(1, 1), (7, 9), (8, 8), (16, 24), (37, 19), (64, 129)] {
+                let (stride, out_stride) = (columns + 3, rows + 5);
+                let x = random(1, rows * stride);
+                let mut out = vec![f32::INFINITY; columns * out_stride];
+                transpose(&x, stride, rows, columns, &mut out, out_stride);
+                for c in 0..columns {
+                    for r in 0..out_stride {
+                        let want = if r < rows { x[r * stride + c] } else { f32::INFINITY };
+                        assert_eq!(out[c * out_stride + r], want, "{isa:?}: [{rows}, {columns}] at {r}, {c}");
+                    }
+                }
+            }
+        });
+    }
+
+    #[test]
+    fn both_packings_give_the_product_that_a_plain_loop_gives() {
+        // The widest panels too, on processors that have no use for them.
+        let wide = Product { width: 64, sweep: sweep_portable_wide };
+        each_isa(|isa| {
+            let sizes = [(1, 1, 1), (3, 16, 5), (7, 70, 33), (13, 129, 64), (5, 128, 7)];
+            for (product, (m, n, k)) in [Product::current(), wide].into_iter().flat_map(|p| sizes.map(|s| (p, s))) {
+                let (a, b, start) = (random(1, m * (k + 1)), random(2, k * (n + 2)), random(3, m * (n + 1)));
+                let mut turned = vec![0.0; n * k];
+                transpose(&b, n + 2, k, n, &mut turned, k);
+                let mut memory = vec![f32::NAN; product.packed_len(k, n)];
+                let mut c = start.clone();
+                product.multiply((m, n, k), (&a, k + 1), product.pack(&b, n + 2, k, n, &mut memory), (&mut c, n + 1), true);
+                let mut memory = vec![f32::NAN; product.packed_len(k, n)];
+                let mut again = start.clone();
+                let packed = product.pack_transposed(&turned, k, k, n, &mut memory);
+                product.multiply((m, n, k), (&a, k + 1), packed, (&mut again, n + 1), true);
+                assert_eq!(bits(&c), bits(&again), "{isa:?}");
+                for i in 0..m {
+                    for j in 0..n {
+                        let sum: f64 = (0..k).map(|p| f64::from(a[i * (k + 1) + p]) * f64::from(b[p * (n + 2) + j])).sum();
+                        let want = f64::from(start[i * (n + 1) + j]) + sum;
+                        assert!((f64::from(c[i * (n + 1) + j]) - want).abs() < 1e-5, "{isa:?}: [{m}, {n}, {k}] at {i}, {j}");
+                    }
+                }
+            }
+        });
     }
 }

@@ -26,7 +26,7 @@ impl Case {
             let i = row % self.shape.query_len;
             if i == 0 {
                 start = 0;
-            } else if i % 61 == 17 || i % 173 == 0 {
+            } else if i % 61 == 17 || i.is_multiple_of(173) {
                 start = (self.shape.past + i) as u32;
             }
             starts.push(start);
