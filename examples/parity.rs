@@ -15,7 +15,7 @@ use treering::model::{Block, Gradients, Model, Parameter, Precision};
 use treering::train::optimizer::{AdamWConfig, Optimizer};
 
 /// AdamW as both sides use it; epsilon is large enough that rounding noise in a gradient that is nearly zero does not become a whole step.
-const ADAMW: AdamWConfig = AdamWConfig { beta1: 0.9, beta2: 0.95, epsilon: 1e-5, weight_decay: 0.1 };
+const ADAMW: AdamWConfig = AdamWConfig { beta1: 0.9, beta2: 0.95, epsilon: 1e-4, weight_decay: 0.1 };
 const LEARNING_RATE: f64 = 1e-3;
 const WINDOWS: usize = 2;
 const LENGTH: usize = 48;
@@ -34,7 +34,7 @@ fn main() -> Result<(), Box<dyn std::error::Error>> {
     let mut expansion = grow::initialise(&base, &growth, Initialisation::default(), 0, &|_, _| {})?;
     for parameter in &mut expansion {
         for value in parameter.value.iter_mut().filter(|value| **value == 0.0) {
-            *value = 0.1 * (random.next_u32() as f32 / u32::MAX as f32 - 0.5);
+            *value = 0.02 * (random.next_u32() as f32 / u32::MAX as f32 - 0.5);
         }
     }
     file::save_parameters(out.join("expansion.safetensors"), &expansion, &Default::default())?;

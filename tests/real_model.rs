@@ -1,0 +1,116 @@
+//! What must hold on a real model. Runs where TREERING_TEST_MODEL names SmolLM2-135M-Instruct.Q4_1.gguf (`scripts/get-smollm2.sh`);
+//! elsewhere each test says that it was left out. The expected numbers are from `scripts/make-real-model-golden.py` (transformers, f32).
+
+use std::io::Write;
+
+use serde::Deserialize;
+use treering::checkpoint::BaseCheckpoint;
+use treering::data::batch::Batch;
+use treering::generate::{self, Request};
+use treering::grow::{self, Growth, Initial, Initialisation, Placement, Sizes};
+use treering::model::{Block, Gradients, Model, Precision};
+use treering::train::optimizer::{AdamWConfig, Optimizer};
+
+#[derive(Deserialize)]
+struct Golden {
+    model: String,
+    parameters: u64,
+    tokens: Vec<Vec<u32>>,
+    targets: Vec<Vec<u32>>,
+    log_probs: Vec<Vec<f32>>,
+    most_probable_last: Vec<usize>,
+}
+
+fn golden() -> Golden {
+    serde_json::from_str(include_str!("fixtures/real-model.json")).unwrap()
+}
+
+/// The model, or a line on stderr (past the capture of passing tests) that `test` was left out.
+fn base(test: &str) -> Option<BaseCheckpoint> {
+    let Some(path) = std::env::var_os("TREERING_TEST_MODEL") else {
+        writeln!(std::io::stderr(), "left out: {test} (set TREERING_TEST_MODEL=$(scripts/get-smollm2.sh))").unwrap();
+        return None;
+    };
+    let name = std::path::Path::new(&path).file_name().unwrap().to_string_lossy().into_owned();
+    assert_eq!(name, golden().model, "TREERING_TEST_MODEL names another model than the expected numbers are for");
+    Some(BaseCheckpoint::open(&path).unwrap())
+}
+
+fn batch(golden: &Golden) -> Batch {
+    Batch {
+        batch_size: golden.tokens.len(),
+        sequence_length: golden.tokens[0].len(),
+        tokens: golden.tokens.concat(),
+        targets: golden.targets.concat(),
+        document_starts: None,
+    }
+}
+
+fn preserve(base: &BaseCheckpoint) -> Growth {
+    let sizes = Sizes { hidden_size: 64, num_attention_heads: 3, num_key_value_heads: 1, intermediate_size: 256 };
+    Growth { sizes, placement: Placement { preserved_layers: base.config().num_hidden_layers, modules: vec![] } }
+}
+
+#[test]
+fn a_real_gguf_gives_the_logits_of_transformers() {
+    let Some(base) = base("a_real_gguf_gives_the_logits_of_transformers") else { return };
+    let golden = golden();
+    assert_eq!(base.config().parameter_count(), golden.parameters);
+    let model = Model::from_base(&base, Precision::F32, false).unwrap();
+    let scores = model.score(&batch(&golden), false).unwrap();
+    for (ours, theirs) in scores.log_probs[0].iter().zip(golden.log_probs.concat()) {
+        assert!((ours - theirs).abs() < 1e-3, "{ours}, transformers {theirs}");
+    }
+    for (window, &expected) in golden.tokens.iter().zip(&golden.most_probable_last) {
+        let logits = model.step(&mut model.new_cache(window.len()), window).unwrap().remove(0);
+        assert!(logits.iter().all(|&l| l <= logits[expected]), "another token is more probable than {expected}");
+    }
+}
+
+#[test]
+fn a_real_model_continues_a_sentence_sensibly() {
+    let Some(base) = base("a_real_model_continues_a_sentence_sensibly") else { return };
+    let model = Model::from_base(&base, Precision::Bf16, false).unwrap();
+    let tokenizer = base.tokenizer().unwrap();
+    let prompt = tokenizer.encode("The capital of France is").unwrap();
+    let request = Request { head: None, max_new_tokens: 4, ends: generate::end_tokens(&model, &tokenizer), sampler: Default::default() };
+    let mut streamed = String::new();
+    let made = generate::generate(&model, &tokenizer, &prompt, &request, |piece| {
+        streamed.push_str(piece);
+        Ok(())
+    });
+    let made = made.unwrap();
+    assert!(made.text.contains("Paris"), "{:?}", made.text);
+    assert_eq!(streamed, made.text);
+}
+
+#[test]
+fn a_real_model_learns_and_its_preservation_head_keeps_every_bit() {
+    let Some(base) = base("a_real_model_learns_and_its_preservation_head_keeps_every_bit") else { return };
+    let batch = batch(&golden());
+    let mut model = Model::from_base(&base, Precision::Bf16, false).unwrap();
+    let before = model.score(&batch, true).unwrap();
+    let growth = preserve(&base);
+    // Random rather than svd: thirty layers of decompositions would take longer than all the rest.
+    let init = Initialisation { base_to_expansion: Initial::Random, expansion_to_expansion: Initial::Zero };
+    model.widen(growth.clone(), grow::initialise(&base, &growth, init, 0, &|_, _| {}).unwrap()).unwrap();
+    let widened = model.score(&batch, true).unwrap();
+    for head in 0..2 {
+        assert_eq!(before.log_probs[0], widened.log_probs[head], "head {head} before training");
+    }
+
+    let mut optimizer = Optimizer::new(AdamWConfig { beta1: 0.9, beta2: 0.95, epsilon: 1e-8, weight_decay: 0.0 }, model.parameters());
+    let mut gradients = Gradients::zeros(model.parameters());
+    let mut losses = Vec::new();
+    for step in 1..=4 {
+        gradients.clear();
+        losses.push(model.loss_and_gradients(&batch, &mut gradients, 1.0, false).unwrap().nll);
+        optimizer.update(model.parameters_mut(), &gradients, 1.0 / batch.target_count() as f32, step, |_| 2e-3);
+    }
+    assert!(losses.windows(2).all(|pair| pair[1] < pair[0]), "{losses:?}");
+    assert!(model.parameters().iter().all(|p| p.block != Block::Base && p.block != Block::ExpansionToBase));
+    let after = model.score(&batch, true).unwrap();
+    assert_eq!(before.log_probs[0], after.log_probs[0], "the preservation head after training");
+    assert_eq!(before.hidden[0], after.hidden[0], "the base stream after training");
+    assert_ne!(after.log_probs[0], after.log_probs[1], "the adaptation head has not moved");
+}
