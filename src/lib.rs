@@ -14,6 +14,8 @@
 //! 10. [`generate`]: sampling with a cache.
 //! 11. [`report`]: tables and plots.
 
+#![deny(missing_docs)]
+
 pub mod checkpoint;
 pub mod data;
 pub mod error;

@@ -86,7 +86,7 @@ fn train(args: &Args, stop: &AtomicBool, display: &mut Display) -> Result<Summar
         Record::Train(_) => None,
     });
     let first_evaluation = evaluations.next().unwrap_or_default();
-    let last_evaluation = evaluations.last().unwrap_or_else(|| first_evaluation.clone());
+    let last_evaluation = evaluations.next_back().unwrap_or_else(|| first_evaluation.clone());
     let tokens_per_second = outcome.tokens as f64 / outcome.wall_seconds.max(1e-9);
     Ok(Summary { run: out, method, outcome, tokens_per_second, first_evaluation, last_evaluation })
 }

@@ -63,7 +63,7 @@ impl Model {
         mut cache: Option<&mut LayerCache>,
     ) -> Streams {
         let layer = &self.layers[index];
-        let wide = z.as_ref().and_then(|_| self.expansion.as_ref()).map(|e| &e.layers[index]);
+        let wide = z.as_ref().and(self.expansion.as_ref()).map(|e| &e.layers[index]);
         let eps = self.config.rms_norm_eps as f32;
 
         let h = self.norms(tape, (&x, &z), &layer.input_layernorm, wide.map(|w| &w.input_layernorm), eps);

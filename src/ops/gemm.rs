@@ -3,9 +3,8 @@
 //! The result is cut into independent blocks of rows and columns; each runs over all of `k` in blocks whose length depends on `k` alone.
 //! So an element's bits depend on its row of `A`, its column of `B` and `k`, not on the other rows and columns, nor on the number of threads.
 
-use super::isa::Isa;
 use super::kernel::{Lhs, Sweep, TILE_ROWS, kernel, reads_pairs};
-use super::packed::{Line, Packed, from_bf16, pack_panel, panel_width, to_bf16};
+use super::packed::{Line, Packed, from_bf16, panel_width, to_bf16};
 use crate::model::Precision;
 use crate::simd_fn;
 use rayon::prelude::*;
@@ -85,6 +84,7 @@ struct Target(*mut f32);
 unsafe impl Sync for Target {}
 
 /// `c[m, n] (+)= a[m, k] · b[k, n]`; `c` is row-major with `c_stride` values a row. Parallel over blocks of `c`.
+#[allow(clippy::too_many_arguments)] // the arguments every product has, in the order every library gives them
 pub fn gemm(m: usize, n: usize, k: usize, a: Left<'_>, b: Right<'_>, c: &mut [f32], c_stride: usize, accumulate: bool) {
     if m == 0 || n == 0 {
         return;
@@ -381,48 +381,6 @@ simd_fn! {
             rest.fill(0);
         }
     }
-}
-
-thread_local! {
-    static SERIAL: RefCell<Vec<Line>> = const { RefCell::new(Vec::new()) };
-}
-
-/// `c[m, n] (+)= a[m, k] · b[k, n]` in f32 on the calling thread only; `c` is row-major with `c_stride`.
-/// For small tiles inside operations that are parallel already (attention): `k` should be a few hundred at most.
-/// Each element is one chain over `k` in a fixed order, whatever `m` and `n` are.
-pub fn gemm_serial(m: usize, n: usize, k: usize, a: View<'_>, b: View<'_>, c: &mut [f32], c_stride: usize, accumulate: bool) {
-    if m == 0 || n == 0 || k == 0 {
-        if !accumulate && m > 0 {
-            c.chunks_mut(c_stride).take(m).for_each(|row| row[..n].fill(0.0));
-        }
-        return;
-    }
-    a.check(m, k);
-    b.check(k, n);
-    assert!(n <= c_stride && (m - 1) * c_stride + n <= c.len(), "product exceeds its result");
-    let isa = Isa::current();
-    let (width, sweep) = (panel_width(isa), kernel(isa));
-    SERIAL.with_borrow_mut(|lines| {
-        let turned = if a.col_stride == 1 { 0 } else { (m * k).next_multiple_of(16) };
-        let memory = reserve(lines, turned + k * width);
-        let lhs = if turned == 0 {
-            Lhs::F32 { data: a.data.as_ptr(), stride: a.row_stride }
-        } else {
-            // SAFETY: reserved just above.
-            turn(a, 0, m, 0, k, unsafe { std::slice::from_raw_parts_mut(memory.cast(), m * k) });
-            Lhs::F32 { data: memory.cast_const().cast(), stride: k }
-        };
-        for column in (0..n).step_by(width) {
-            let columns = width.min(n - column);
-            // SAFETY: reserved just above; `check` and the assertion vouch for the operands and the result.
-            unsafe {
-                let panel = std::slice::from_raw_parts_mut(memory.add(turned), k * width);
-                pack_panel(b, column, columns, k, width, Precision::F32, panel);
-                let c = c.as_mut_ptr().add(column);
-                sweep(&Sweep { lhs, rows: m, depth: k, panel: panel.as_ptr(), c, c_stride, columns, accumulate });
-            }
-        }
-    });
 }
 
 #[cfg(test)]

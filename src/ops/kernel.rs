@@ -3,6 +3,9 @@
 //! Every element of the result is one chain of multiply-adds over `k` in rising order: its bits depend on its row of `A`, its column of `B`
 //! and `k`, never on the rows and columns beside it. That is what lets a widened model keep its base bit for bit.
 
+// Tiles are indexed so that they unroll into registers.
+#![allow(clippy::needless_range_loop)]
+
 use super::isa::Isa;
 
 /// Rows of a register tile.

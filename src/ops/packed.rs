@@ -310,8 +310,8 @@ simd_fn! {
                         pair[t] = to_bf16(source[t]);
                     }
                 } else {
-                    for t in 0..rows {
-                        pair[t] = to_bf16(b.data[start + t * b.row_stride]);
+                    for (t, half) in pair.iter_mut().enumerate().take(rows) {
+                        *half = to_bf16(b.data[start + t * b.row_stride]);
                     }
                 }
                 for t in 0..rows.div_ceil(2) {

@@ -113,8 +113,11 @@ fn write_questions(path: &Path, people: &People, range: Range<u64>) -> Result<()
     write(path, &lines)
 }
 
+/// Shape and values of tensors by name.
+type Tensors = HashMap<String, (Vec<usize>, Vec<f32>)>;
+
 /// Small random weights: normal with deviation 0.02, less for what is added to the residual stream, and norms of one.
-fn untrained_weights(config: &Config, seed: u64) -> Result<HashMap<String, (Vec<usize>, Vec<f32>)>> {
+fn untrained_weights(config: &Config, seed: u64) -> Result<Tensors> {
     let mut rng = ChaCha8Rng::seed_from_u64(seed);
     let depth = (2.0 * config.num_hidden_layers as f32).sqrt();
     let mut tensors = HashMap::new();
