@@ -65,7 +65,9 @@ def models():
                     value.normal_(0, 0.3)
                 elif "norm" in key:
                     value.normal_(1, 0.2)
-        model = model.to(dtype).to(torch.float32)
+        # Weights as the file will hold them; only parameters, since rounding the rotary frequencies too would not be the model.
+        for parameter in model.parameters():
+            parameter.data = parameter.data.to(dtype).to(torch.float32)
         ids = torch.randint(0, 32, (batch, length), generator=torch.Generator().manual_seed(100 + seed))
         with torch.no_grad():
             logits = model(ids).logits

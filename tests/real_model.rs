@@ -28,6 +28,7 @@ fn golden() -> Golden {
 /// The model, or a line on stderr (past the capture of passing tests) that `test` was left out.
 fn base(test: &str) -> Option<BaseCheckpoint> {
     let Some(path) = std::env::var_os("TREERING_TEST_MODEL") else {
+        #[allow(clippy::explicit_write)] // `eprintln!` would be captured with the test's output
         writeln!(std::io::stderr(), "left out: {test} (set TREERING_TEST_MODEL=$(scripts/get-smollm2.sh))").unwrap();
         return None;
     };
