@@ -203,7 +203,7 @@ every_steps = {}
             steps.div_ceil(8)
         )
     };
-    // The lowest rates of a grid at which each method answers 98 % about the new people: higher ones only forget more.
+    // The lowest rates of those tried at which each method answers 98 % about the new people: higher ones only forget more.
     let sizes = "hidden_size = 64\nnum_attention_heads = 2\nnum_key_value_heads = 2\nintermediate_size = 192\n";
     [("base", base), ("scale-preserve", lesson("scale-preserve", sizes, "3e-3")), ("full", lesson("full", "", "3e-4"))]
 }
