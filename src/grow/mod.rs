@@ -1,7 +1,7 @@
 //! Growing a base: how much, where, from which values, and what it will cost.
 //!
 //! [`sizes`] says how much wider and which blocks are trained, [`layout`] which parameters that makes, [`init`] their first values
-//! (with [`spectrum`] for the directions of the base's own weights), [`file`] how they are kept, [`plan`] what training them takes,
+//! (with [`spectrum`] for the directions of the base's own weights), [`mod@file`] how they are kept, [`plan`] what training them takes,
 //! [`verify`] whether the base is still what it was.
 
 pub mod file;

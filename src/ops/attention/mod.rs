@@ -1,6 +1,6 @@
 //! Causal grouped-query attention in tiles: no `tokens × tokens` matrix is kept, only one number a row and head.
 //!
-//! Keys are cut into tiles of [`KEYS`] counted from key 0, whatever the queries are; masked entries contribute exact zeros. So a row's bits
+//! Keys are cut into tiles of `KEYS` counted from key 0, whatever the queries are; masked entries contribute exact zeros. So a row's bits
 //! are the same in a long prefill, alone with a cache, or beside other sequences.
 //!
 //! # Paper
