@@ -15,7 +15,8 @@ use treering::model::{Block, Head, Model, Parameter, Precision};
 use treering::report::{Align, Table};
 use treering::{Error, Result};
 
-use super::growth::{Dtype, GrowthArgs, bytes, describe, grouped, json, listing};
+use super::growth::{GrowthArgs, bytes, describe, grouped, json, listing};
+use super::open::Dtype;
 
 /// What the base reads when it is verified, if its tokenizer can.
 const TEXT: &str = "A tree grows in width, ring after ring, around wood that never changes. 나무는 해마다 나이테를 더한다. \

@@ -2,7 +2,6 @@
 
 use treering::checkpoint::Config;
 use treering::grow::{Growth, Module, Placement, Sizes};
-use treering::model::Precision;
 use treering::report::{Align, Table};
 use treering::{Error, Result};
 
@@ -55,24 +54,6 @@ impl GrowthArgs {
     pub fn is_given(&self) -> bool {
         let sizes = [self.hidden_size, self.num_attention_heads, self.num_key_value_heads, self.intermediate_size];
         self.has_placement() || sizes.iter().any(Option::is_some)
-    }
-}
-
-/// Arithmetic of the matrix products on the command line.
-#[derive(Debug, Clone, Copy, clap::ValueEnum)]
-pub enum Dtype {
-    /// Both operands f32
-    F32,
-    /// Both operands rounded to bf16, sums f32
-    Bf16,
-}
-
-impl From<Dtype> for Precision {
-    fn from(dtype: Dtype) -> Self {
-        match dtype {
-            Dtype::F32 => Self::F32,
-            Dtype::Bf16 => Self::Bf16,
-        }
     }
 }
 

@@ -11,7 +11,8 @@ use treering::recipe::{MethodKind, Recipe};
 use treering::report::{Align, Table};
 use treering::{Error, Result};
 
-use super::growth::{Dtype, GrowthArgs, bytes, describe, grouped, json, listing};
+use super::growth::{GrowthArgs, bytes, describe, grouped, json, listing};
+use super::open::Dtype;
 
 /// Arguments of `treering plan`.
 #[derive(Debug, clap::Args)]

@@ -168,22 +168,8 @@ impl Model {
                 out.hidden.push(hidden(&adapted.0));
             }
         }
-        let mut all: Vec<HeadScores> = Vec::new();
-        let shared = preserved.is_none();
-        if let Some(x) = preserved {
-            let normed = self.final_norms(&mut tape, (x, None));
-            all.extend(tape.head_scores(&head::Head { products: &self.head_products(&normed) }, &[1], &batch.targets));
-        }
-        let normed = self.final_norms(&mut tape, adapted);
-        let products = self.head_products(&normed);
-        let prefixes: &[usize] = if products.len() == 1 {
-            &[1]
-        } else if shared {
-            &[1, 2]
-        } else {
-            &[2]
-        };
-        all.extend(tape.head_scores(&head::Head { products: &products }, prefixes, &batch.targets));
+        let all: Vec<HeadScores> =
+            self.each_head(&mut tape, preserved, adapted, |tape, head, prefixes| tape.head_scores(head, prefixes, &batch.targets));
         for scores in all {
             out.log_probs.push(scores.nll.iter().map(|v| -v).collect());
             out.correct.push(scores.correct);
@@ -211,12 +197,24 @@ impl Model {
         let mut tape = Tape::inference(&self.parameters, self.precision);
         let (preserved, adapted) = self.streams(&mut tape, tokens, &sequence, Some(cache));
         cache.length += length;
+        Ok(self.each_head(&mut tape, preserved, adapted, |tape, head, prefixes| tape.head_logits(head, prefixes, length - 1)))
+    }
+
+    /// Runs `read` on the preserved stream where it is one of its own, then on the adapted streams, and joins what it returns for each head
+    /// in the order of [`Model::heads`]. `read` gets the products and how many of the first ones make each head.
+    fn each_head<'m, T>(
+        &'m self,
+        tape: &mut Tape<'m>,
+        preserved: Option<Var>,
+        adapted: Streams,
+        read: impl Fn(&Tape<'m>, &head::Head<'_, 'm>, &[usize]) -> Vec<T>,
+    ) -> Vec<T> {
         let (mut all, shared) = (Vec::new(), preserved.is_none());
         if let Some(x) = preserved {
-            let normed = self.final_norms(&mut tape, (x, None));
-            all.extend(tape.head_logits(&head::Head { products: &self.head_products(&normed) }, &[1], length - 1));
+            let normed = self.final_norms(tape, (x, None));
+            all.extend(read(tape, &head::Head { products: &self.head_products(&normed) }, &[1]));
         }
-        let normed = self.final_norms(&mut tape, adapted);
+        let normed = self.final_norms(tape, adapted);
         let products = self.head_products(&normed);
         let prefixes: &[usize] = if products.len() == 1 {
             &[1]
@@ -225,8 +223,8 @@ impl Model {
         } else {
             &[2]
         };
-        all.extend(tape.head_logits(&head::Head { products: &products }, prefixes, length - 1));
-        Ok(all)
+        all.extend(read(tape, &head::Head { products: &products }, prefixes));
+        all
     }
 
     /// All layers without recording: the preserved base stream where it differs from the adapted one, and the adapted streams.

@@ -11,13 +11,6 @@ static FREE: Mutex<Option<HashMap<usize, Vec<Vec<f32>>>>> = Mutex::new(None);
 /// Shorter buffers are left to the allocator.
 const SMALLEST_KEPT: usize = 1 << 14;
 
-/// Gives the memory of finished activations back to the system.
-pub fn release_memory() {
-    if let Ok(mut free) = FREE.lock() {
-        *free = None;
-    }
-}
-
 /// A row-major matrix of activations.
 #[derive(Debug, Default)]
 pub struct Tensor {

@@ -218,21 +218,8 @@ impl Recipe {
                 modules: method.modules.clone(),
             },
         };
-        let suggested = Sizes::suggested(config);
-        let group = (config.num_attention_heads / config.num_key_value_heads.max(1)).max(1);
-        // Of the two head counts, the one that is given decides; with both, they are checked against each other.
-        let (query, key_value) = match (method.num_attention_heads, method.num_key_value_heads) {
-            (Some(query), Some(key_value)) => (query, key_value),
-            (Some(query), None) => (query, query / group),
-            (None, Some(key_value)) => (key_value.saturating_mul(group), key_value),
-            (None, None) => (suggested.num_attention_heads, suggested.num_key_value_heads),
-        };
-        let sizes = Sizes {
-            hidden_size: method.hidden_size.unwrap_or(suggested.hidden_size),
-            num_attention_heads: query,
-            num_key_value_heads: key_value,
-            intermediate_size: method.intermediate_size.unwrap_or(suggested.intermediate_size),
-        };
+        let sizes =
+            Sizes::complete(config, method.hidden_size, method.num_attention_heads, method.num_key_value_heads, method.intermediate_size);
         let growth = Growth { sizes, placement };
         growth.validate(config).map_err(|error| match error {
             Error::Usage(message) => Error::Usage(format!("method.{message}")),
