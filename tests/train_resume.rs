@@ -95,6 +95,35 @@ fn a_run_killed_at_any_moment_again_and_again_equals_uninterrupted() {
     assert_eq!(left.len(), 2, "{left:?}");
 }
 
+/// A limit on the size of files stands for a disk that fills up: the write that crosses it fails, wherever that is.
+#[cfg(unix)]
+#[test]
+fn a_full_disk_is_an_error_that_names_the_file_and_the_run_goes_on_when_there_is_room() {
+    let world = World::new();
+    world.recipe("scale-adapt", "");
+    succeeded(&world.train("scale-adapt", "whole", &[]));
+    let mut named = std::collections::BTreeSet::new();
+    for blocks in [0, 1, 2, 4, 8, 16, 24, 32, 48, 64, 96] {
+        let script = format!("trap '' XFSZ; ulimit -f {blocks}; exec \"$0\" train scale-adapt.toml --out full --resume");
+        let mut command = std::process::Command::new("sh");
+        command.args(["-c", &script, env!("CARGO_BIN_EXE_treering")]).current_dir(world.path(""));
+        let output = command.output().unwrap();
+        if output.status.success() {
+            break;
+        }
+        let error = failed(&output, 1);
+        assert!(error.to_lowercase().contains("file too large"), "{error}");
+        named.extend(error.split([' ', ':']).filter(|word| word.contains("full/")).map(ToString::to_string));
+        // What stands is whole: each checkpoint can be read.
+        for (step, path) in RunFolder::checkpoints(&world.path("full")).unwrap_or_default() {
+            assert_eq!(treering::train::checkpoint::load_state(&path).unwrap().step, step);
+        }
+    }
+    assert!(named.len() > 2, "not several places were reached: {named:?}");
+    succeeded(&world.train("scale-adapt", "full", &["--resume"]));
+    assert!(deterministic(&world.path("whole")) == deterministic(&world.path("full")));
+}
+
 #[cfg(unix)]
 #[test]
 fn an_interrupted_command_saves_and_exits_with_130() {
