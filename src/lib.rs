@@ -22,6 +22,7 @@ pub mod error;
 pub mod eval;
 pub mod generate;
 pub mod grow;
+pub mod memory;
 pub mod model;
 pub mod ops;
 pub mod recipe;

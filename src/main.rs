@@ -6,6 +6,10 @@ use std::process::ExitCode;
 
 use clap::Parser;
 use treering::Error;
+use treering::memory::HugePages;
+
+#[global_allocator]
+static ALLOCATOR: HugePages = HugePages;
 
 fn main() -> ExitCode {
     let command = cli::Cli::parse().command;

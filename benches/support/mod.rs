@@ -3,8 +3,13 @@
 use std::hint::black_box;
 use std::time::Instant;
 
+use treering::memory::HugePages;
 use treering::model::Precision;
 use treering::ops::isa::Isa;
+
+/// As in the program.
+#[global_allocator]
+static ALLOCATOR: HugePages = HugePages;
 
 /// Best seconds of enough runs to fill a fifth of a second, at least two.
 pub fn best_seconds(mut work: impl FnMut()) -> f64 {

@@ -13,6 +13,7 @@ use crate::data::batch::{Batch, IGNORE};
 use crate::error::{Error, Result};
 use crate::grow::sizes::Growth;
 use crate::ops::head::{self, HeadScores};
+use crate::ops::on_workers;
 use crate::ops::recorded::Sequence;
 use crate::ops::rope::RopeTable;
 use crate::ops::tape::{Tape, Var, Vector, Weight};
@@ -122,6 +123,10 @@ impl Model {
     /// # Errors
     /// A token outside the vocabulary, or a window longer than the model's positions.
     pub fn loss_and_gradients(&self, batch: &Batch, gradients: &mut Gradients, scale: f32, recompute: bool) -> Result<BatchLoss> {
+        on_workers(|| self.pass(batch, gradients, scale, recompute))
+    }
+
+    fn pass(&self, batch: &Batch, gradients: &mut Gradients, scale: f32, recompute: bool) -> Result<BatchLoss> {
         let sequence = self.sequence(batch)?;
         let mut tape = Tape::new(&self.parameters, self.precision);
         let (mut x, mut z) = self.embed(&mut tape, &batch.tokens);
@@ -156,6 +161,10 @@ impl Model {
     /// # Errors
     /// A token outside the vocabulary, or a window longer than the model's positions.
     pub fn score(&self, batch: &Batch, with_hidden: bool) -> Result<Scores> {
+        on_workers(|| self.score_here(batch, with_hidden))
+    }
+
+    fn score_here(&self, batch: &Batch, with_hidden: bool) -> Result<Scores> {
         let sequence = self.sequence(batch)?;
         let mut tape = Tape::inference(&self.parameters, self.precision);
         let (preserved, adapted) = self.streams(&mut tape, &batch.tokens, &sequence, None);
@@ -187,6 +196,10 @@ impl Model {
     /// # Errors
     /// A token outside the vocabulary, no token, or a full cache.
     pub fn step(&self, cache: &mut Cache, tokens: &[u32]) -> Result<Vec<Vec<f32>>> {
+        on_workers(|| self.step_here(cache, tokens))
+    }
+
+    fn step_here(&self, cache: &mut Cache, tokens: &[u32]) -> Result<Vec<Vec<f32>>> {
         self.check_tokens(tokens)?;
         let (past, length) = (cache.length, tokens.len());
         if length == 0 || past + length > cache.capacity {

@@ -3,8 +3,9 @@
 //! The result is cut into independent blocks of rows and columns; each runs over all of `k` in blocks whose length depends on `k` alone.
 //! So an element's bits depend on its row of `A`, its column of `B` and `k`, not on the other rows and columns, nor on the number of threads.
 
+use super::isa::Isa;
 use super::kernel::{Lhs, Sweep, TILE_ROWS, kernel, reads_pairs};
-use super::packed::{Line, Packed, from_bf16, panel_width, to_bf16};
+use super::packed::{Line, Packed, from_bf16, interleave, pack_panel, panel_width, to_bf16};
 use crate::model::Precision;
 use crate::simd_fn;
 use rayon::prelude::*;
@@ -72,7 +73,7 @@ pub enum Right<'a> {
 }
 
 /// Longest block of `k`: a panel of it stays in the first-level cache.
-const MAX_DEPTH: usize = 320;
+const MAX_DEPTH: usize = 160;
 
 /// The length of the blocks that `k` is cut into: even, and a function of `k` only.
 fn block_depth(k: usize) -> usize {
@@ -100,23 +101,31 @@ pub fn gemm(m: usize, n: usize, k: usize, a: Left<'_>, b: Right<'_>, c: &mut [f3
         Left::F32(view) => view.check(m, k),
         Left::Bf16 { data, stride } => assert!(stride % 2 == 0 && k <= stride && m * stride <= data.len(), "bf16 operand too short"),
     }
-    let packed = match b {
-        Right::Packed(packed) => Cow::Borrowed(packed),
+    let isa = Isa::current();
+    let width = panel_width(isa);
+    let (row_block, column_block) = blocks(m, n, width);
+    // Where one block holds all rows, each panel is read once: it is packed just before, in the cache. Else all are packed first.
+    let b = match b {
+        Right::Packed(packed) => Operand::Packed(Cow::Borrowed(packed)),
         Right::F32(view, precision) => {
             view.check(k, n);
-            Cow::Owned(Packed::pack(view, k, n, precision))
+            if m > row_block { Operand::Packed(Cow::Owned(Packed::pack(view, k, n, precision))) } else { Operand::F32(view, precision) }
         }
-        Right::Bf16 { data, stride } => Cow::Owned(Packed::pack_bf16(data, stride, k, n)),
+        Right::Bf16 { data, stride } => {
+            assert!(n <= stride && (k - 1) * stride + n <= data.len(), "bf16 operand too short");
+            if m > row_block { Operand::Packed(Cow::Owned(Packed::pack_bf16(data, stride, k, n))) } else { Operand::Bf16 { data, stride } }
+        }
     };
-    assert!(packed.k() == k && packed.n() == n, "operand is [{}, {}], expected [{k}, {n}]", packed.k(), packed.n());
-    let width = panel_width(packed.isa());
-    let (row_block, column_block) = blocks(m, n, width);
+    if let Operand::Packed(packed) = &b {
+        assert!(packed.k() == k && packed.n() == n, "operand is [{}, {}], expected [{k}, {n}]", packed.k(), packed.n());
+        assert!(packed.isa() == isa, "operand laid out for {:?}, not for {isa:?}", packed.isa());
+    }
     let (row_blocks, column_blocks) = (m.div_ceil(row_block), n.div_ceil(column_block));
     let target = Target(c.as_mut_ptr());
     let run = |task: usize| {
         let (i, j) = (task % row_blocks * row_block, task / row_blocks * column_block);
         let target = &target;
-        let block = Block { a, packed: &packed, row: i, rows: row_block.min(m - i), column: j, columns: column_block.min(n - j), k };
+        let block = Block { isa, a, b: &b, row: i, rows: row_block.min(m - i), column: j, columns: column_block.min(n - j), k };
         // SAFETY: blocks are disjoint and inside `c`, checked above.
         unsafe { block.run(target.0.add(i * c_stride + j), c_stride, accumulate) }
     };
@@ -146,18 +155,84 @@ struct Scratch {
     b: Vec<Line>,
 }
 
-fn reserve(lines: &mut Vec<Line>, words: usize) -> *mut u32 {
+/// The first `words` words of some lines, which grow to hold them.
+fn reserve(lines: &mut Vec<Line>, words: usize) -> &mut [u32] {
     let count = words.div_ceil(16);
     if lines.len() < count {
         lines.resize(count, Line([0; 16]));
     }
-    lines.as_mut_ptr().cast()
+    // SAFETY: a `Line` is sixteen u32 without padding.
+    unsafe { std::slice::from_raw_parts_mut(lines.as_mut_ptr().cast(), words) }
+}
+
+/// Words as the f32 they hold.
+fn as_f32(words: &mut [u32]) -> &mut [f32] {
+    // SAFETY: same size and alignment, and every bit pattern is a value of either.
+    unsafe { std::slice::from_raw_parts_mut(words.as_mut_ptr().cast(), words.len()) }
+}
+
+/// Words as the two bf16 each holds.
+fn as_u16(words: &mut [u32]) -> &mut [u16] {
+    // SAFETY: half the size, a coarser alignment, and every bit pattern is a value of either.
+    unsafe { std::slice::from_raw_parts_mut(words.as_mut_ptr().cast(), 2 * words.len()) }
+}
+
+/// The right operand as the blocks read it.
+enum Operand<'a> {
+    Packed(Cow<'a, Packed>),
+    F32(View<'a>, Precision),
+    Bf16 { data: &'a [u16], stride: usize },
+}
+
+impl Operand<'_> {
+    fn precision(&self) -> Precision {
+        match self {
+            Self::Packed(packed) => packed.precision(),
+            Self::F32(_, precision) => *precision,
+            Self::Bf16 { .. } => Precision::Bf16,
+        }
+    }
+
+    /// The panel of `columns` columns from `column` over `start .. start + depth`, in the form that the kernel of `isa` reads.
+    fn panel(&self, isa: Isa, (column, columns): (usize, usize), (start, depth): (usize, usize), scratch: &mut Vec<Line>) -> *const u32 {
+        let (width, pairs) = (panel_width(isa), depth.div_ceil(2));
+        // Without bf16 multipliers a product of bf16 is one of f32: its panels are decoded once for all rows of the block.
+        let decodes = self.precision() == Precision::Bf16 && !reads_pairs(isa);
+        if let Self::Packed(packed) = self {
+            let panel = &packed.words_ref()[column / width * packed.panel_words()..][..packed.panel_words()];
+            return match packed.precision() {
+                Precision::F32 => panel[start * width..][..depth * width].as_ptr(),
+                Precision::Bf16 if !decodes => panel[start / 2 * width..][..pairs * width].as_ptr(),
+                Precision::Bf16 => {
+                    let out = reserve(scratch, 2 * pairs * width);
+                    decode_pairs(&panel[start / 2 * width..][..pairs * width], as_f32(out), width);
+                    out.as_ptr()
+                }
+            };
+        }
+        let as_pairs = self.precision() == Precision::Bf16 && !decodes;
+        let out = reserve(scratch, if as_pairs { pairs * width } else { depth * width });
+        match *self {
+            Self::F32(view, precision) => {
+                let rest = View { data: &view.data[start * view.row_stride..], ..view };
+                pack_panel(rest, column, columns, depth, width, if decodes { Precision::F32 } else { precision }, out);
+                if decodes {
+                    round_in_place(as_f32(out));
+                }
+            }
+            Self::Bf16 { data, stride } if decodes => decode_panel(&data[start * stride..], stride, column, columns, width, as_f32(out)),
+            Self::Bf16 { data, stride } => interleave(&data[start * stride..], stride, column, columns, depth, width, out),
+            Self::Packed(_) => {}
+        }
+        out.as_ptr()
+    }
 }
 
 /// One block of the result.
 struct Block<'a> {
+    isa: Isa,
     a: Left<'a>,
-    packed: &'a Packed,
+    b: &'a Operand<'a>,
     row: usize,
     rows: usize,
     column: usize,
@@ -171,38 +246,16 @@ impl Block<'_> {
     /// # Safety
     /// `c` has `rows` rows of `columns` values, `c_stride` apart, that nobody else uses meanwhile.
     unsafe fn run(&self, c: *mut f32, c_stride: usize, accumulate: bool) {
-        let isa = self.packed.isa();
-        let (width, depth, sweep) = (panel_width(isa), block_depth(self.k), kernel(isa));
+        let (width, longest, sweep) = (panel_width(self.isa), block_depth(self.k), kernel(self.isa));
         SCRATCH.with_borrow_mut(|scratch| {
-            for start in (0..self.k).step_by(depth) {
-                let depth = depth.min(self.k - start);
-                let lhs = self.left(start, depth, &mut scratch.a);
+            for start in (0..self.k).step_by(longest) {
+                let values = longest.min(self.k - start);
+                let lhs = self.left(start, values, &mut scratch.a);
+                let depth = if self.in_pairs() { values.div_ceil(2) } else { values };
                 for column in (0..self.columns).step_by(width) {
-                    let panel = (self.column + column) / width * self.packed.panel_words();
-                    // SAFETY: the panel lies inside the packed operand; the block's depth inside the panel.
-                    let (panel, depth) = unsafe {
-                        match self.packed.precision() {
-                            Precision::F32 => (self.packed.as_ptr().add(panel + start * width), depth),
-                            Precision::Bf16 => {
-                                let pairs = depth.div_ceil(2);
-                                let source = self.packed.as_ptr().add(panel + start / 2 * width);
-                                if reads_pairs(isa) {
-                                    (source, pairs)
-                                } else {
-                                    // Decoded once for all rows of the block: without bf16 multipliers a product of bf16 is one of f32.
-                                    let decoded = reserve(&mut scratch.b, 2 * pairs * width);
-                                    decode_pairs(
-                                        std::slice::from_raw_parts(source, pairs * width),
-                                        std::slice::from_raw_parts_mut(decoded.cast(), 2 * pairs * width),
-                                        width,
-                                    );
-                                    (decoded.cast_const(), depth)
-                                }
-                            }
-                        }
-                    };
                     let columns = width.min(self.columns - column);
-                    // SAFETY: the caller's result, and the operands as above.
+                    let panel = self.b.panel(self.isa, (self.column + column, columns), (start, values), &mut scratch.b);
+                    // SAFETY: the caller's result; the operands were checked when the product began.
                     unsafe {
                         let c = c.add(column);
                         sweep(&Sweep { lhs, rows: self.rows, depth, panel, c, c_stride, columns, accumulate: accumulate || start > 0 });
@@ -212,43 +265,52 @@ impl Block<'_> {
         });
     }
 
+    /// Whether the kernel multiplies bf16 pairs.
+    fn in_pairs(&self) -> bool {
+        self.b.precision() == Precision::Bf16 && reads_pairs(self.isa)
+    }
+
     /// The block's rows of `A` over `start .. start + depth`, as the kernel reads them.
     fn left(&self, start: usize, depth: usize, scratch: &mut Vec<Line>) -> Lhs {
-        let (first, rows) = (self.row, self.rows);
-        if self.packed.precision() == Precision::Bf16 && reads_pairs(self.packed.isa()) {
-            let pairs = depth.div_ceil(2);
-            if let Left::Bf16 { data, stride } = self.a {
-                return Lhs::Pairs { data: data[first * stride + start..].as_ptr().cast(), stride: stride / 2 };
-            }
-            let data = reserve(scratch, rows * pairs);
-            // SAFETY: reserved just above.
-            let out = unsafe { std::slice::from_raw_parts_mut(data.cast::<u16>(), rows * pairs * 2) };
-            match self.a {
-                Left::F32(view) if view.col_stride == 1 => round_rows(view, first, start, depth, out, 2 * pairs),
-                Left::F32(view) => turn_rounded(view, first, rows, start, depth, out, 2 * pairs),
-                Left::Bf16 { .. } => {}
-            }
-            return Lhs::Pairs { data: data.cast_const(), stride: pairs };
-        }
-        if let (Left::F32(view), Precision::F32) = (self.a, self.packed.precision())
-            && view.col_stride == 1
-        {
-            return Lhs::F32 { data: view.data[first * view.row_stride + start..].as_ptr(), stride: view.row_stride };
-        }
-        let data = reserve(scratch, rows * depth);
-        // SAFETY: reserved just above.
-        let out = unsafe { std::slice::from_raw_parts_mut(data.cast::<f32>(), rows * depth) };
+        let (first, rows, pairs) = (self.row, self.rows, depth.div_ceil(2));
+        let rounds = self.b.precision() == Precision::Bf16;
         match self.a {
-            Left::Bf16 { data, stride } => decode_rows(data, stride, first, start, depth, out),
-            Left::F32(view) if view.col_stride == 1 => round_rows_in_f32(view, first, start, depth, out),
+            Left::Bf16 { data, stride } if self.in_pairs() => {
+                Lhs::Pairs { data: data[first * stride + start..].as_ptr().cast(), stride: stride / 2 }
+            }
+            Left::Bf16 { data, stride } => {
+                let out = reserve(scratch, rows * depth);
+                decode_rows(data, stride, first, start, depth, as_f32(out));
+                Lhs::F32 { data: out.as_ptr().cast(), stride: depth }
+            }
+            Left::F32(view) if view.col_stride == 1 && self.in_pairs() => {
+                let out = reserve(scratch, rows * pairs);
+                round_rows(view, first, start, depth, as_u16(out), 2 * pairs);
+                Lhs::Pairs { data: out.as_ptr(), stride: pairs }
+            }
+            Left::F32(view) if view.col_stride == 1 && rounds => {
+                let out = reserve(scratch, rows * depth);
+                round_rows_in_f32(view, first, start, depth, as_f32(out));
+                Lhs::F32 { data: out.as_ptr().cast(), stride: depth }
+            }
+            Left::F32(view) if view.col_stride == 1 => {
+                Lhs::F32 { data: view.data[first * view.row_stride + start..].as_ptr(), stride: view.row_stride }
+            }
+            // A transposed operand is copied, not read in place: its columns may lie any power of two apart.
+            Left::F32(view) if self.in_pairs() => {
+                let out = reserve(scratch, rows * pairs);
+                gather_pairs(view, first, rows, start, depth, out);
+                Lhs::TurnedPairs { data: out.as_ptr(), stride: rows }
+            }
             Left::F32(view) => {
-                turn(view, first, rows, start, depth, out);
-                if self.packed.precision() == Precision::Bf16 {
-                    round_in_place(out);
+                let out = reserve(scratch, rows * depth);
+                gather_columns(view, first, rows, start, as_f32(out));
+                if rounds {
+                    round_in_place(as_f32(out));
                 }
+                Lhs::TurnedF32 { data: out.as_ptr().cast(), stride: rows }
             }
         }
-        Lhs::F32 { data: data.cast_const().cast(), stride: depth }
     }
 }
 
@@ -298,71 +360,49 @@ simd_fn! {
     }
 }
 
-/// Values of a side of the squares in which a block is transposed.
-const SQUARE: usize = 16;
+simd_fn! {
+    /// Rows of bf16 to a panel of f32; the columns beyond are zero.
+    fn decode_panel(data: &[u16], stride: usize, first: usize, columns: usize, width: usize, panel: &mut [f32]) {
+        for (r, line) in panel.chunks_exact_mut(width).enumerate() {
+            let (line, rest) = line.split_at_mut(columns);
+            for (o, &v) in line.iter_mut().zip(&data[r * stride + first..][..columns]) {
+                *o = from_bf16(v);
+            }
+            rest.fill(0.0);
+        }
+    }
+}
 
 simd_fn! {
-    /// `out[r][p] = view(first + r, start + p)` for a view whose columns lie apart.
-    fn turn(view: View<'_>, first: usize, rows: usize, start: usize, depth: usize, out: &mut [f32]) {
-        for p in (0..depth).step_by(SQUARE) {
-            let columns = SQUARE.min(depth - p);
-            for r in (0..rows).step_by(SQUARE) {
-                let height = SQUARE.min(rows - r);
-                if view.row_stride == 1 && columns == SQUARE && height == SQUARE {
-                    let mut square = [[0.0f32; SQUARE]; SQUARE];
-                    for (t, line) in square.iter_mut().enumerate() {
-                        line.copy_from_slice(&view.data[(start + p + t) * view.col_stride + first + r..][..SQUARE]);
-                    }
-                    for i in 0..SQUARE {
-                        let line: &mut [f32; SQUARE] = (&mut out[(r + i) * depth + p..][..SQUARE]).try_into().unwrap();
-                        for t in 0..SQUARE {
-                            line[t] = square[t][i];
-                        }
-                    }
-                } else {
-                    for t in 0..columns {
-                        for i in 0..height {
-                            out[(r + i) * depth + p + t] = view.data[(first + r + i) * view.row_stride + (start + p + t) * view.col_stride];
-                        }
-                    }
-                }
+    /// `out[p][r] = view(first + r, start + p)`, `rows` a line: rows of what the view transposes.
+    fn gather_columns(view: View<'_>, first: usize, rows: usize, start: usize, out: &mut [f32]) {
+        for (p, line) in out.chunks_exact_mut(rows).enumerate() {
+            let source = &view.data[(start + p) * view.col_stride + first * view.row_stride..];
+            if view.row_stride == 1 {
+                line.copy_from_slice(&source[..rows]);
+            } else {
+                line.iter_mut().zip(source.iter().step_by(view.row_stride)).for_each(|(o, &v)| *o = v);
             }
         }
     }
 }
 
 simd_fn! {
-    /// `turn`, rounded to bf16, a row every `stride` values; an odd depth is filled up with a zero.
-    fn turn_rounded(view: View<'_>, first: usize, rows: usize, start: usize, depth: usize, out: &mut [u16], stride: usize) {
-        if depth < stride {
-            out.iter_mut().skip(depth).step_by(stride).for_each(|v| *v = 0);
-        }
-        for p in (0..depth).step_by(SQUARE) {
-            let columns = SQUARE.min(depth - p);
-            for r in (0..rows).step_by(SQUARE) {
-                let height = SQUARE.min(rows - r);
-                if view.row_stride == 1 && columns == SQUARE && height == SQUARE {
-                    let mut square = [[0u16; SQUARE]; SQUARE];
-                    for (t, line) in square.iter_mut().enumerate() {
-                        let source: &[f32; SQUARE] =
-                            view.data[(start + p + t) * view.col_stride + first + r..][..SQUARE].try_into().unwrap();
-                        for i in 0..SQUARE {
-                            line[i] = to_bf16(source[i]);
-                        }
-                    }
-                    for i in 0..SQUARE {
-                        let line: &mut [u16; SQUARE] = (&mut out[(r + i) * stride + p..][..SQUARE]).try_into().unwrap();
-                        for t in 0..SQUARE {
-                            line[t] = square[t][i];
-                        }
-                    }
-                } else {
-                    for t in 0..columns {
-                        for i in 0..height {
-                            out[(r + i) * stride + p + t] =
-                                to_bf16(view.data[(first + r + i) * view.row_stride + (start + p + t) * view.col_stride]);
-                        }
-                    }
+    /// [`gather_columns`] rounded to bf16, two columns in a line of pairs; an odd depth is filled up with a zero.
+    fn gather_pairs(view: View<'_>, first: usize, rows: usize, start: usize, depth: usize, out: &mut [u32]) {
+        for (q, line) in out.chunks_exact_mut(rows).enumerate() {
+            let source = |p: usize| &view.data[(start + p) * view.col_stride + first * view.row_stride..];
+            let (even, step) = (source(2 * q), view.row_stride);
+            if 2 * q + 1 == depth {
+                line.iter_mut().enumerate().for_each(|(r, o)| *o = u32::from(to_bf16(even[r * step])));
+            } else if step == 1 {
+                for ((o, &even), &odd) in line.iter_mut().zip(even).zip(source(2 * q + 1)) {
+                    *o = u32::from(to_bf16(even)) | (u32::from(to_bf16(odd)) << 16);
+                }
+            } else {
+                let odd = source(2 * q + 1);
+                for (r, o) in line.iter_mut().enumerate() {
+                    *o = u32::from(to_bf16(even[r * step])) | (u32::from(to_bf16(odd[r * step])) << 16);
                 }
             }
         }

@@ -200,17 +200,19 @@ fn gemm_speed() {
 fn sweep_speed() {
     for (rows, depth) in [(6, 288), (24, 288), (192, 288), (192, 64)] {
         let a = values(rows * depth, 1);
-        let panel = vec![Line([0; 16]); depth];
-        let mut c = vec![0.0f32; rows * 16];
+        let width = panel_width(Isa::current());
+        let panel = vec![Line([0; 16]); depth * width / 16];
+        let mut c = vec![0.0f32; rows * width];
         let lhs = Lhs::F32 { data: a.as_ptr(), stride: depth };
-        let s = Sweep { lhs, rows, depth, panel: panel.as_ptr().cast(), c: c.as_mut_ptr(), c_stride: 16, columns: 16, accumulate: true };
+        let s =
+            Sweep { lhs, rows, depth, panel: panel.as_ptr().cast(), c: c.as_mut_ptr(), c_stride: width, columns: width, accumulate: true };
         let run = kernel(Isa::current());
-        let reps = 200_000_000 / (rows * depth * 16) * 4;
+        let reps = 200_000_000 / (rows * depth * width) * 4;
         let t = cpu_seconds();
         for _ in 0..reps {
             unsafe { run(&s) };
         }
         let e = cpu_seconds() - t;
-        println!("{rows} rows, depth {depth}: {:.1} GFLOP/s", 2.0 * (rows * depth * 16 * reps) as f64 / e / 1e9);
+        println!("{rows} rows, depth {depth}: {:.1} GFLOP/s", 2.0 * (rows * depth * width * reps) as f64 / e / 1e9);
     }
 }

@@ -8,8 +8,8 @@ use super::tensor::Tensor;
 use crate::model::{Gradients, Precision};
 use std::borrow::Cow;
 
-/// Rows of logits that exist at once.
-pub const CHUNK_ROWS: usize = 256;
+/// Rows of logits that exist at once: as many as one block of a product takes, so that the head's weight is decoded once for them.
+pub const CHUNK_ROWS: usize = 192;
 
 /// A head's logits: `Σ hiddenᵢ · weightᵢᵀ`.
 pub struct Head<'a, 'm> {
@@ -73,8 +73,9 @@ impl<'m> Tape<'m> {
             for (((x, w), seed), back) in head.products.iter().zip(&mut seeds).zip(&transposed) {
                 let width = x.value.cols();
                 if let (Some(seed), Some(back)) = (seed, back) {
+                    // Not a bf16 copy as for other inputs: of logits it would be large, and it would be read once.
                     let dx = &mut seed.data_mut()[first * width..][..rows * width];
-                    gemm(rows, width, vocab, left(&logits, self.precision), Right::Packed(back), dx, width, false);
+                    gemm(rows, width, vocab, Left::F32(logits.view()), Right::Packed(back), dx, width, false);
                 }
                 if let Weight::Trained(index) = w {
                     let hidden = match rows_from(&x.value, first, self.precision) {

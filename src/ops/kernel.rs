@@ -18,6 +18,10 @@ pub(super) enum Lhs {
     F32 { data: *const f32, stride: usize },
     /// bf16 in pairs along `k`, a row every `stride` pairs; only where [`reads_pairs`].
     Pairs { data: *const u32, stride: usize },
+    /// f32 transposed: a column every `stride` values.
+    TurnedF32 { data: *const f32, stride: usize },
+    /// bf16 pairs transposed: a column of pairs every `stride` pairs; only where [`reads_pairs`].
+    TurnedPairs { data: *const u32, stride: usize },
 }
 
 /// Multiplies `rows` rows of `A` by one panel of `B` over one block of `k`.
@@ -194,51 +198,53 @@ unsafe fn load_line<S: Simd, const V: usize>(line: *const f32) -> [S::Vector; V]
     }
 }
 
-/// `R` rows by `V` vectors of an f32 product, over the whole block.
+/// `R` rows by `V` vectors of an f32 product, over the whole block; `TURNED` where a row of the tile is a column of `data`.
 ///
 /// # Safety
 /// The sweep's pointers cover `R` rows from `row`, the panel and the result.
 #[inline(always)]
-unsafe fn tile_f32<S: Simd, const R: usize, const V: usize>(s: &Sweep, data: *const f32, stride: usize, row: usize) {
+unsafe fn tile_f32<S: Simd, const R: usize, const V: usize, const TURNED: bool>(s: &Sweep, data: *const f32, stride: usize, row: usize) {
+    let (row_step, depth_step) = if TURNED { (1, stride) } else { (stride, 1) };
     // SAFETY: offsets stay within what the caller vouches for.
     unsafe {
         let mut sums = [[S::zero(); V]; R];
-        let mut a = data.add(row * stride);
+        let mut a = data.add(row * row_step);
         let mut line = s.panel.cast::<f32>();
         for _ in 0..s.depth {
             let b = load_line::<S, V>(line);
             for r in 0..R {
-                let a = S::splat(a.add(r * stride));
+                let a = S::splat(a.add(r * row_step));
                 for v in 0..V {
                     sums[r][v] = S::multiply_add(a, b[v], sums[r][v]);
                 }
             }
-            a = a.add(1);
+            a = a.wrapping_add(depth_step);
             line = line.add(V * S::LANES);
         }
         finish::<S, R, V>(s, row, &sums);
     }
 }
 
-/// `R` rows by `V` vectors of a bf16 product, over the whole block.
+/// `R` rows by `V` vectors of a bf16 product, over the whole block; `TURNED` as in [`tile_f32`].
 ///
 /// # Safety
 /// As [`tile_f32`].
 #[inline(always)]
-unsafe fn tile_pairs<S: Simd, const R: usize, const V: usize>(s: &Sweep, data: *const u32, stride: usize, row: usize) {
+unsafe fn tile_pairs<S: Simd, const R: usize, const V: usize, const TURNED: bool>(s: &Sweep, data: *const u32, stride: usize, row: usize) {
+    let (row_step, depth_step) = if TURNED { (1, stride) } else { (stride, 1) };
     // SAFETY: as in `tile_f32`.
     unsafe {
         let mut sums = [[S::zero(); V]; R];
-        let mut a = data.add(row * stride);
+        let mut a = data.add(row * row_step);
         let mut line = s.panel.cast::<f32>();
         for _ in 0..s.depth {
             let b = load_line::<S, V>(line);
             for r in 0..R {
                 for v in 0..V {
-                    sums[r][v] = S::dot_pairs(a.add(r * stride), b[v], sums[r][v]);
+                    sums[r][v] = S::dot_pairs(a.add(r * row_step), b[v], sums[r][v]);
                 }
             }
-            a = a.add(1);
+            a = a.wrapping_add(depth_step);
             line = line.add(V * S::LANES);
         }
         finish::<S, R, V>(s, row, &sums);
@@ -285,8 +291,10 @@ unsafe fn tile<S: Simd, const R: usize, const V: usize>(s: &Sweep, row: usize) {
     // SAFETY: the caller's.
     unsafe {
         match s.lhs {
-            Lhs::F32 { data, stride } => tile_f32::<S, R, V>(s, data, stride, row),
-            Lhs::Pairs { data, stride } => tile_pairs::<S, R, V>(s, data, stride, row),
+            Lhs::F32 { data, stride } => tile_f32::<S, R, V, false>(s, data, stride, row),
+            Lhs::TurnedF32 { data, stride } => tile_f32::<S, R, V, true>(s, data, stride, row),
+            Lhs::Pairs { data, stride } => tile_pairs::<S, R, V, false>(s, data, stride, row),
+            Lhs::TurnedPairs { data, stride } => tile_pairs::<S, R, V, true>(s, data, stride, row),
         }
     }
 }

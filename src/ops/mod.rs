@@ -19,3 +19,10 @@ pub(crate) mod reference;
 pub mod rope;
 pub mod tape;
 pub mod tensor;
+mod transpose;
+
+/// Runs `work` on a thread of the pool rather than beside it: then each of its operations shares its tasks out from where it stands,
+/// instead of waking a thread of the pool and sleeping until that one is done.
+pub fn on_workers<R: Send>(work: impl FnOnce() -> R + Send) -> R {
+    if rayon::current_thread_index().is_some() { work() } else { rayon::scope(|_| work()) }
+}

@@ -6,6 +6,7 @@
 
 use super::gemm::View;
 use super::isa::Isa;
+use super::transpose::{transpose, transpose_words};
 use crate::model::Precision;
 use crate::simd_fn;
 use rayon::prelude::*;
@@ -133,20 +134,16 @@ impl Packed {
             }
     }
 
-    /// The first word.
-    pub(super) fn as_ptr(&self) -> *const u32 {
-        self.lines.as_ptr().cast()
-    }
-
     fn words_mut(&mut self) -> &mut [u32] {
         let len = self.lines.len() * 16;
         // SAFETY: `Line` is sixteen u32 without padding, and the slice covers exactly the vector.
         unsafe { std::slice::from_raw_parts_mut(self.lines.as_mut_ptr().cast(), len) }
     }
 
-    fn words_ref(&self) -> &[u32] {
+    /// All words, a panel after the other.
+    pub(super) fn words_ref(&self) -> &[u32] {
         // SAFETY: as in `words_mut`.
-        unsafe { std::slice::from_raw_parts(self.as_ptr(), self.lines.len() * 16) }
+        unsafe { std::slice::from_raw_parts(self.lines.as_ptr().cast(), self.lines.len() * 16) }
     }
 
     /// Packs `b [k, n]` again into the same memory.
@@ -171,24 +168,16 @@ impl Packed {
                 let rows = width.min(n - q * width);
                 match precision {
                     Precision::F32 => {
-                        for c in 0..columns {
-                            let line = &block[(first + c) * width..][..rows];
-                            for (r, &v) in line.iter().enumerate() {
-                                panel[(q * width + r) * width + c] = v;
-                            }
-                        }
+                        transpose_words(&block[first * width..], width, columns, rows, &mut panel[q * width * width..], width);
                     }
                     Precision::Bf16 => {
-                        for c in (0..columns).step_by(2) {
-                            let line = &block[(first + c) / 2 * width..][..width];
-                            for (r, pair) in line.chunks_exact(2).take(rows.div_ceil(2)).enumerate() {
-                                let out = &mut panel[(q * width / 2 + r) * width + c..];
-                                out[0] = (pair[0] & 0xffff) | (pair[1] << 16);
-                                if c + 1 < columns {
-                                    out[1] = (pair[0] >> 16) | (pair[1] & 0xffff_0000);
-                                }
-                            }
+                        // Neighbouring columns change their pairing first; then whole words move.
+                        let mut words = [0u32; WIDEST * WIDEST / 2];
+                        let pairs = rows.div_ceil(2);
+                        for c in 0..columns.div_ceil(2) {
+                            pair_again(&block[(first / 2 + c) * width..][..2 * pairs], &mut words[2 * c * pairs..][..2 * pairs]);
                         }
+                        transpose_words(&words, pairs, columns, pairs, &mut panel[q * width / 2 * width..], width);
                     }
                 }
             }
@@ -259,8 +248,10 @@ simd_fn! {
 }
 
 simd_fn! {
-    fn interleave(data: &[u16], stride: usize, first: usize, columns: usize, k: usize, width: usize, panel: &mut [u32]) {
+    /// Packs rows of bf16 into one panel of pairs; the columns beyond are zero.
+    pub(super) fn interleave(data: &[u16], stride: usize, first: usize, columns: usize, k: usize, width: usize, panel: &mut [u32]) {
         for (q, line) in panel.chunks_exact_mut(width).enumerate() {
+            let (line, rest) = line.split_at_mut(columns);
             let even = &data[2 * q * stride + first..][..columns];
             if 2 * q + 1 < k {
                 let odd = &data[(2 * q + 1) * stride + first..][..columns];
@@ -272,52 +263,64 @@ simd_fn! {
                     line[c] = u32::from(even[c]);
                 }
             }
-        }
-    }
-}
-
-/// Rows of the source handled at once, so that both its reads and the panel's writes stay within a few cache lines.
-const STEP: usize = 16;
-
-fn pack_columns(b: View<'_>, first: usize, columns: usize, k: usize, width: usize, panel: &mut [u32]) {
-    for r in (0..k).step_by(STEP) {
-        let rows = STEP.min(k - r);
-        for c in 0..columns {
-            let start = (first + c) * b.col_stride + r * b.row_stride;
-            if b.row_stride == 1 {
-                for (t, v) in b.data[start..start + rows].iter().enumerate() {
-                    panel[(r + t) * width + c] = v.to_bits();
-                }
-            } else {
-                for t in 0..rows {
-                    panel[(r + t) * width + c] = b.data[start + t * b.row_stride].to_bits();
-                }
-            }
+            rest.fill(0);
         }
     }
 }
 
 simd_fn! {
-    fn pack_columns_bf16(b: View<'_>, first: usize, columns: usize, k: usize, width: usize, panel: &mut [u32]) {
-        for r in (0..k).step_by(STEP) {
-            let rows = STEP.min(k - r);
-            for c in 0..columns {
-                let start = (first + c) * b.col_stride + r * b.row_stride;
-                let mut pair = [0u16; STEP];
-                if b.row_stride == 1 && rows == STEP {
-                    let source = &b.data[start..start + STEP];
-                    for t in 0..STEP {
-                        pair[t] = to_bf16(source[t]);
-                    }
-                } else {
-                    for (t, half) in pair.iter_mut().enumerate().take(rows) {
-                        *half = to_bf16(b.data[start + t * b.row_stride]);
-                    }
-                }
-                for t in 0..rows.div_ceil(2) {
-                    panel[(r / 2 + t) * width + c] = u32::from(pair[2 * t]) | (u32::from(pair[2 * t + 1]) << 16);
-                }
+    /// A line of pairs `(k, k + 1)` for `2 n` columns to two lines of `n` pairs of columns: one for `k`, one for `k + 1`.
+    fn pair_again(line: &[u32], out: &mut [u32]) {
+        let (even, odd) = out.split_at_mut(line.len() / 2);
+        for ((pair, even), odd) in line.chunks_exact(2).zip(even).zip(odd) {
+            *even = (pair[0] & 0xffff) | (pair[1] << 16);
+            *odd = (pair[0] >> 16) | (pair[1] & 0xffff_0000);
+        }
+    }
+}
+
+/// Columns of the widest panel.
+const WIDEST: usize = 64;
+
+/// Packs columns that are rows of the source, or lie at any distance.
+fn pack_columns(b: View<'_>, first: usize, columns: usize, k: usize, width: usize, panel: &mut [u32]) {
+    if b.row_stride == 1 {
+        // SAFETY: words of the same size and alignment; only moved.
+        let panel = unsafe { std::slice::from_raw_parts_mut(panel.as_mut_ptr().cast(), panel.len()) };
+        return transpose(&b.data[first * b.col_stride..], b.col_stride, columns, k, panel, width);
+    }
+    for (r, line) in panel.chunks_exact_mut(width).take(k).enumerate() {
+        for (c, o) in line[..columns].iter_mut().enumerate() {
+            *o = b.data[r * b.row_stride + (first + c) * b.col_stride].to_bits();
+        }
+    }
+}
+
+/// Rows of the source handled at once, so that both its reads and the panel's writes stay within a few cache lines.
+const STEP: usize = 32;
+
+fn pack_columns_bf16(b: View<'_>, first: usize, columns: usize, k: usize, width: usize, panel: &mut [u32]) {
+    let mut words = [0u32; WIDEST * STEP / 2];
+    for r in (0..k).step_by(STEP) {
+        let (rows, pairs) = (STEP.min(k - r), STEP.min(k - r).div_ceil(2));
+        for (c, line) in words.chunks_exact_mut(pairs).take(columns).enumerate() {
+            let source = &b.data[(first + c) * b.col_stride + r * b.row_stride..];
+            if b.row_stride == 1 {
+                round_pairs(&source[..rows], line);
+            } else {
+                let value = |t: usize| if t < rows { u32::from(to_bf16(source[t * b.row_stride])) } else { 0 };
+                line.iter_mut().enumerate().for_each(|(t, o)| *o = value(2 * t) | (value(2 * t + 1) << 16));
             }
+        }
+        transpose_words(&words, pairs, columns, pairs, &mut panel[r / 2 * width..], width);
+    }
+}
+
+simd_fn! {
+    /// Rounds neighbouring values to pairs of bf16; the last of an odd number goes with a zero.
+    fn round_pairs(x: &[f32], out: &mut [u32]) {
+        for (o, pair) in out.iter_mut().zip(x.chunks(2)) {
+            *o = u32::from(to_bf16(pair[0])) | (pair.get(1).map_or(0, |&odd| u32::from(to_bf16(odd))) << 16);
         }
     }
 }

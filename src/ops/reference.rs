@@ -1,7 +1,7 @@
 //! A readable f64 form of every operation, and what the tests share: the kernels are checked against it,
 //! and their backwards against its central finite differences.
 
-use crate::ops::isa::{Isa, THREAD_LIMIT};
+use crate::ops::isa::{Isa, THREAD_CHOICE};
 
 /// `n` reproducible values, roughly normal around 0 with variance 1 (a sum of uniforms).
 pub fn random(seed: u64, n: usize) -> Vec<f32> {
@@ -59,11 +59,11 @@ pub fn bits(x: &[f32]) -> Vec<u32> {
     x.iter().map(|v| v.to_bits()).collect()
 }
 
-/// Runs `work` once for every instruction set of this processor, poorest first, on a pool of its own that is limited to it.
+/// Runs `work` once for every instruction set of this processor, poorest first, on a pool of its own that uses it.
 pub fn each_isa(mut work: impl FnMut(Isa) + Send) {
     for isa in Isa::ALL.into_iter().filter(|isa| isa.is_available()) {
-        let limited = rayon::ThreadPoolBuilder::new().num_threads(1).start_handler(move |_| THREAD_LIMIT.set(isa));
-        limited.build().expect("a thread pool").install(|| work(isa));
+        let pool = rayon::ThreadPoolBuilder::new().num_threads(1).start_handler(move |_| THREAD_CHOICE.set(Some(isa)));
+        pool.build().expect("a thread pool").install(|| work(isa));
     }
 }
 

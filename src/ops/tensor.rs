@@ -1,7 +1,9 @@
 //! Activations: f32 matrices whose memory is used again, and their bf16 copies.
 
 use super::gemm::{Left, View};
+use super::math::TASK_ELEMENTS;
 use super::packed::round_to_bf16;
+use rayon::prelude::*;
 use std::collections::HashMap;
 use std::sync::{Arc, Mutex, OnceLock};
 
@@ -10,6 +12,14 @@ static FREE: Mutex<Option<HashMap<usize, Vec<Vec<f32>>>>> = Mutex::new(None);
 
 /// Shorter buffers are left to the allocator.
 const SMALLEST_KEPT: usize = 1 << 14;
+
+/// Gives the memory of finished activations back. For the borders between kinds of work (training, measuring): their sizes differ, and
+/// what waits for one would only add to the other's peak.
+pub fn release_unused() {
+    if let Ok(mut free) = FREE.lock() {
+        *free = None;
+    }
+}
 
 /// A row-major matrix of activations.
 #[derive(Debug, Default)]
@@ -65,7 +75,8 @@ impl Tensor {
     /// A copy.
     pub fn copy_of(other: &Self) -> Self {
         let mut tensor = Self::scratch(other.rows, other.cols);
-        tensor.data.copy_from_slice(&other.data);
+        let parts = tensor.data.par_chunks_mut(TASK_ELEMENTS).zip(other.data.par_chunks(TASK_ELEMENTS));
+        parts.for_each(|(out, data)| out.copy_from_slice(data));
         tensor
     }
 
@@ -101,7 +112,8 @@ impl Tensor {
             let stride = self.cols.next_multiple_of(2);
             let mut data = vec![0u16; self.rows * stride];
             if stride == self.cols {
-                round_to_bf16(&self.data, &mut data);
+                let parts = data.par_chunks_mut(TASK_ELEMENTS).zip(self.data.par_chunks(TASK_ELEMENTS));
+                parts.for_each(|(out, x)| round_to_bf16(x, out));
             } else {
                 self.data.chunks(self.cols).zip(data.chunks_mut(stride)).for_each(|(x, o)| round_to_bf16(x, &mut o[..self.cols]));
             }

@@ -7,6 +7,7 @@ use crate::data::{Encode, HeldOut, HeldOutConfig, Progress, WindowConfig};
 use crate::error::Result;
 use crate::eval::{CorpusResult, Reference, perplexity};
 use crate::model::Model;
+use crate::ops::tensor::release_unused;
 use crate::recipe::Recipe;
 
 /// What a run is measured on.
@@ -68,11 +69,13 @@ impl Suite {
         };
         let mut before = 0;
         let mut results = Vec::new();
+        release_unused();
         for (group, corpus) in &self.corpora {
             let result = perplexity(model, corpus, self.windows, reference, &mut |tokens| progress(before + tokens))?;
             before += result.scored_tokens;
             results.push((*group, result));
         }
+        release_unused();
         Ok(results)
     }
 }

@@ -63,18 +63,24 @@ impl Optimizer {
         learning_rate: impl Fn(Block) -> f64,
     ) {
         let (first, second) = self.moments.split_at_mut(parameters.len());
-        for (((parameter, gradient), m), v) in parameters.iter_mut().zip(&gradients.values).zip(first).zip(second) {
-            let adamw = ops::adamw::AdamW {
-                learning_rate: learning_rate(parameter.block),
-                beta1: self.config.beta1,
-                beta2: self.config.beta2,
-                eps: self.config.epsilon,
-                weight_decay: if parameter.decays() { self.config.weight_decay } else { 0.0 },
-                step,
-                gradient_scale: scale,
-            };
-            adamw.update(&mut parameter.value, gradient, &mut m.value, &mut v.value);
-        }
+        let rates: Vec<f64> = parameters.iter().map(|parameter| learning_rate(parameter.block)).collect();
+        let config = &self.config;
+        ops::on_workers(|| {
+            for ((((parameter, gradient), m), v), learning_rate) in
+                parameters.iter_mut().zip(&gradients.values).zip(first).zip(second).zip(rates)
+            {
+                let adamw = ops::adamw::AdamW {
+                    learning_rate,
+                    beta1: config.beta1,
+                    beta2: config.beta2,
+                    eps: config.epsilon,
+                    weight_decay: if parameter.decays() { config.weight_decay } else { 0.0 },
+                    step,
+                    gradient_scale: scale,
+                };
+                adamw.update(&mut parameter.value, gradient, &mut m.value, &mut v.value);
+            }
+        });
     }
 }
 
@@ -89,10 +95,12 @@ pub fn moment_names<'a>(names: impl Iterator<Item = &'a str> + Clone) -> Vec<Str
 /// # Errors
 /// [`Error::Numeric`] naming the first parameter whose gradient is not finite.
 pub fn gradient_norm(parameters: &[Parameter], gradients: &Gradients) -> Result<f64> {
+    let sums: Vec<f64> = ops::on_workers(|| {
+        let sum = |gradient: &Vec<f32>| gradient.par_chunks(CHUNK).map(sum_of_squares).collect::<Vec<f64>>().iter().sum();
+        gradients.values.iter().map(sum).collect()
+    });
     let mut total = 0.0;
-    for (parameter, gradient) in parameters.iter().zip(&gradients.values) {
-        let chunks: Vec<f64> = gradient.par_chunks(CHUNK).map(sum_of_squares).collect();
-        let sum: f64 = chunks.iter().sum();
+    for (parameter, sum) in parameters.iter().zip(sums) {
         if !sum.is_finite() {
             return Err(Error::Numeric(format!("the gradient of `{}` is not finite", parameter.name)));
         }

@@ -108,9 +108,7 @@ fn workspace_bytes(request: &Request<'_>, layers: &[Layer], tokens: u64, product
     let vocab = config.vocab_size as u64;
     // A residual stream in and out, its norm, and gate, up and their product.
     let layer = tokens * streams(last).map(|s| (3 * s.hidden + 3 * s.ffn) * F32).sum::<u64>();
-    // A chunk of logits, in bf16 with its rounded copy for the gradients.
-    let copy = if product == F32 { 0 } else { product };
-    let logits = tokens.min(CHUNK_ROWS as u64) * vocab * (F32 + copy);
+    let logits = tokens.min(CHUNK_ROWS as u64) * vocab * F32;
     // Head weights are packed for the step where they are trained, and turned round where a gradient flows through them.
     let base_turned = u64::from(last.base.live[2]) + u64::from(request.growth.is_none());
     let expansion = request.growth.map_or(0, |growth| 2 * growth.sizes.hidden_size as u64);

@@ -2,9 +2,10 @@
 //!
 //! Scores are held with a line a key, so that they are left operands of the keys' and values' gradients as they are.
 
-use super::product::{Product, transpose};
+use super::product::Product;
 use super::{KEYS, Sequences, Shape, Shared, Tile, with_scratch};
 use crate::ops::math::{exp2, sum2};
+use crate::ops::transpose::transpose;
 use crate::simd_fn;
 use rayon::prelude::*;
 
