@@ -87,10 +87,10 @@ fn main() {
 
     let chunk = 128;
     let mut logits = values(chunk * vocab);
-    let (mut nll, mut correct) = (vec![0.0; chunk], vec![false; chunk]);
+    let (mut nll, mut correct, mut largest) = (vec![0.0; chunk], vec![false; chunk], vec![0.0; chunk]);
     let targets = &tokens[..chunk];
     report("cross_entropy", "GB/s", (4 * chunk * vocab) as f64, &mut || {
-        loss::cross_entropy(&logits, vocab, targets, &mut nll, &mut correct);
+        loss::cross_entropy(&logits, vocab, targets, &mut nll, &mut correct, &mut largest);
     });
     report("cross_entropy_gradient", "GB/s", (8 * chunk * vocab) as f64, &mut || {
         loss::cross_entropy_gradient(&mut logits, vocab, targets, 1.0, &mut nll, &mut correct);

@@ -10,9 +10,10 @@
 //! 6. [`grow`]: sizes, initialisation, plans.
 //! 7. [`recipe`]: TOML to a validated recipe.
 //! 8. [`train`]: the loop, schedules, the optimizer's state, run folders.
-//! 9. [`eval`]: perplexity and representation forgetting.
-//! 10. [`generate`]: sampling with a cache.
-//! 11. [`report`]: tables and plots.
+//! 9. [`route`]: which head answers, token by token.
+//! 10. [`eval`]: perplexity and representation forgetting.
+//! 11. [`generate`]: sampling with a cache.
+//! 12. [`report`]: tables and plots.
 
 #![deny(missing_docs)]
 
@@ -27,6 +28,7 @@ pub mod model;
 pub mod ops;
 pub mod recipe;
 pub mod report;
+pub mod route;
 pub mod tokenizer;
 pub mod train;
 

@@ -39,7 +39,10 @@ fn a_small_quickstart_can_be_evaluated_generated_from_and_compared() {
     let results = json(&[&["quickstart", "--out", "qs", "--json"], &size[..]].concat(), at);
     let rows = results["rows"].as_array().unwrap();
     let heads: Vec<(&str, &str)> = rows.iter().map(|r| (r["method"].as_str().unwrap(), r["head"].as_str().unwrap())).collect();
-    assert_eq!(heads, [("scale-preserve", "preservation"), ("scale-preserve", "adaptation"), ("full", "base")]);
+    assert_eq!(
+        heads,
+        [("scale-preserve", "preservation"), ("scale-preserve", "adaptation"), ("scale-preserve", "bayes"), ("full", "base")]
+    );
     for row in rows {
         let shares = row["shares"].as_array().unwrap();
         assert_eq!(shares[0]["old_people"], results["base"]["old_people"], "before the first step every head is the base: {row}");

@@ -74,9 +74,10 @@ fn a_real_model_continues_a_sentence_sensibly() {
     let model = Model::from_base(&base, Precision::Bf16, false).unwrap();
     let tokenizer = base.tokenizer().unwrap();
     let prompt = tokenizer.encode("The capital of France is").unwrap();
-    let request = Request { head: None, max_new_tokens: 4, ends: generate::end_tokens(&model, &tokenizer), sampler: Default::default() };
+    let ends = generate::end_tokens(&model, &tokenizer);
+    let request = Request { head: None, router: None, max_new_tokens: 4, ends, sampler: Default::default() };
     let mut streamed = String::new();
-    let made = generate::generate(&model, &tokenizer, &prompt, &request, |piece| {
+    let made = generate::generate(&model, &tokenizer, &prompt, &request, |piece, _| {
         streamed.push_str(piece);
         Ok(())
     });

@@ -1,11 +1,18 @@
-//! `treering eval`: perplexity of every head on held-out corpora, and how far the representation moved.
+//! `treering eval`: perplexity of every head and router on held-out corpora, and how far the representation moved.
 
+use std::fs::File;
+use std::io::{BufWriter, Write};
 use std::path::{Path, PathBuf};
 
+use serde::Serialize;
 use treering::checkpoint::BaseCheckpoint;
 use treering::data::{Encoder, HeldOut, HeldOutConfig, Progress, WindowConfig};
-use treering::eval::{Evaluation, Reference, check_windows, leading_token, perplexity};
+use treering::error::IoContext;
+use treering::eval::{
+    CorpusResult, Evaluation, Group, Measure, Reference, TracedToken, check_windows, leading_token, perplexity, summary_table,
+};
 use treering::model::{Model, Precision};
+use treering::route;
 use treering::{Error, Result};
 
 use super::open::{ModelArgs, OpenedModel};
@@ -19,6 +26,18 @@ pub struct Args {
     /// A held-out corpus and its name in the results, as often as wanted [default: the run's own]
     #[arg(long = "corpus", value_name = "NAME=PATH", value_parser = named_path)]
     corpora: Vec<(String, String)>,
+    /// The same for a corpus of what is to be learnt: it counts as learning in the summary
+    #[arg(long = "learn", value_name = "NAME=PATH", value_parser = named_path)]
+    learn: Vec<(String, String)>,
+    /// The same for a corpus of what is not to be forgotten
+    #[arg(long = "forget", value_name = "NAME=PATH", value_parser = named_path)]
+    forget: Vec<(String, String)>,
+    /// Routers to measure beside the heads, all in one pass, for example bayes,cosine:threshold=0.8 (docs/method.md) [default: the run's own]
+    #[arg(long = "router", value_name = "ROUTER[,ROUTER]")]
+    routers: Vec<String>,
+    /// Write every token with what the heads thought of it and which head each router let speak, one JSON object a line
+    #[arg(long, value_name = "FILE")]
+    trace: Option<PathBuf>,
     /// The JSON field or Parquet column that holds the text
     #[arg(long, value_name = "FIELD", default_value = "text")]
     text_field: String,
@@ -70,8 +89,12 @@ pub fn run(args: Args) -> Result<()> {
         Some(token) => format!("token {token} before every document"),
         None => "the first token of a document is not scored".into(),
     };
+    let summary = match evaluation.summary.as_slice() {
+        [] | [_] => String::new(),
+        several => format!("\n\n{}", summary_table(several).to_text().trim_end()),
+    };
     super::print(format!(
-        "{}\nwindow {}, stride {}, {}; {context}\n\n{}",
+        "{}\nwindow {}, stride {}, {}; {context}\n\n{}{summary}",
         evaluation.model,
         evaluation.window,
         evaluation.stride,
@@ -81,7 +104,10 @@ pub fn run(args: Args) -> Result<()> {
 }
 
 fn evaluate(args: &Args, display: &mut Display) -> Result<Evaluation> {
+    let asked = if args.routers.is_empty() { None } else { Some(route::parse_list(&args.routers.join(","))?) };
     let OpenedModel { model, tokenizer, description, step, recipe, base } = args.model.open()?;
+    let routers = asked.unwrap_or_else(|| recipe.as_ref().map_or(Vec::new(), |r| r.routers.clone()));
+    route::check(&model, &routers)?;
     let configs = corpora(args, recipe.as_ref().map(|r| [&r.data.learn[..], &r.data.forget[..]]))?;
     let of_run = recipe.as_ref().map(|r| &r.eval);
     let window = args.window.or(of_run.map(|e| e.window)).unwrap_or(512.min(model.config().max_position_embeddings));
@@ -106,8 +132,10 @@ fn evaluate(args: &Args, display: &mut Display) -> Result<Evaluation> {
             &temporary.0
         }
     };
+    let measure = Measure { windows, reference, routers: &routers };
+    let mut trace = args.trace.as_deref().map(Trace::create).transpose()?;
     let mut corpora = Vec::with_capacity(configs.len());
-    for config in &configs {
+    for (group, config) in &configs {
         let mut on_tokens = |progress: &Progress| {
             display.phase("reading", progress.bytes_done, progress.bytes_total, &progress.corpus);
             Ok(())
@@ -115,16 +143,20 @@ fn evaluate(args: &Args, display: &mut Display) -> Result<Evaluation> {
         let corpus = HeldOut::open(config, Path::new(""), cache, &encoder, &mut on_tokens)?;
         let total = corpus.tokens();
         let name = corpus.name().to_owned();
-        corpora.push(perplexity(&model, &corpus, windows, reference, &mut |tokens| {
+        let mut on_token = trace.as_mut().map(|trace| |token: &TracedToken<'_>| trace.write(&name, token));
+        let on_token = on_token.as_mut().map(|f| f as &mut dyn FnMut(&TracedToken<'_>) -> Result<()>);
+        let result = perplexity(&model, &corpus, measure, on_token, &mut |tokens| {
             display.phase("measuring", tokens, total, &name);
             Ok(())
-        })?);
+        })?;
+        corpora.push(CorpusResult { group: *group, ..result });
     }
+    trace.map(Trace::finish).transpose()?;
     let dtype = match model.precision() {
         Precision::F32 => "f32",
         Precision::Bf16 => "bf16",
     };
-    Ok(Evaluation {
+    let evaluation = Evaluation {
         version: Evaluation::VERSION,
         model: description,
         step,
@@ -133,26 +165,32 @@ fn evaluate(args: &Args, display: &mut Display) -> Result<Evaluation> {
         stride,
         leading_token: windows.bos,
         corpora,
-    })
+        summary: Vec::new(),
+    };
+    Ok(evaluation.summarised())
 }
 
-/// The corpora of the command line, or the run's own.
-fn corpora(args: &Args, of_run: Option<[&[HeldOutConfig]; 2]>) -> Result<Vec<HeldOutConfig>> {
-    let mut configs: Vec<HeldOutConfig> = if args.corpora.is_empty() {
-        of_run.map(|groups| groups.concat()).unwrap_or_default()
-    } else {
-        args.corpora
-            .iter()
-            .map(|(name, path)| HeldOutConfig { text_field: args.text_field.clone(), ..HeldOutConfig::new(name, path) })
-            .collect()
-    };
-    for config in &mut configs {
+/// A corpus and what it tells.
+type Grouped = (Option<Group>, HeldOutConfig);
+
+/// The corpora of the command line, or the run's own: learning and forgetting.
+fn corpora(args: &Args, of_run: Option<[&[HeldOutConfig]; 2]>) -> Result<Vec<Grouped>> {
+    let given = [(None, &args.corpora), (Some(Group::Learn), &args.learn), (Some(Group::Forget), &args.forget)];
+    let configure =
+        |(name, path): &(String, String)| HeldOutConfig { text_field: args.text_field.clone(), ..HeldOutConfig::new(name, path) };
+    let mut configs: Vec<Grouped> =
+        given.into_iter().flat_map(|(group, corpora)| corpora.iter().map(move |corpus| (group, configure(corpus)))).collect();
+    if let (true, Some([learn, forget])) = (configs.is_empty(), of_run) {
+        configs.extend(learn.iter().map(|config| (Some(Group::Learn), config.clone())));
+        configs.extend(forget.iter().map(|config| (Some(Group::Forget), config.clone())));
+    }
+    for (_, config) in &mut configs {
         config.max_tokens = args.max_tokens.or(config.max_tokens);
     }
     let repeated =
-        |(i, config): (usize, &HeldOutConfig)| configs[..i].iter().any(|other| other.name == config.name && other.path != config.path);
+        |(i, (_, config)): (usize, &Grouped)| configs[..i].iter().any(|(_, other)| other.name == config.name && other.path != config.path);
     if let Some(index) = configs.iter().enumerate().position(repeated) {
-        return Err(Error::usage(format!("two corpora are named {:?}; give each a name of its own", configs[index].name)));
+        return Err(Error::usage(format!("two corpora are named {:?}; give each a name of its own", configs[index].1.name)));
     }
     if configs.is_empty() {
         return Err(Error::usage("no corpus to measure on\n  hint: --corpus NAME=PATH, for example --corpus news=corpora/news.jsonl.zst"));
@@ -177,6 +215,36 @@ fn run_cache(run: &Path) -> PathBuf {
     // RUN/checkpoints/step-000300 was named rather than RUN.
     let run = if run.join("recipe.toml").exists() { Some(run.as_path()) } else { run.parent().and_then(Path::parent) };
     run.and_then(Path::parent).unwrap_or(Path::new("")).join("token-cache")
+}
+
+/// The file of `--trace`.
+struct Trace<'a> {
+    path: &'a Path,
+    file: BufWriter<File>,
+}
+
+/// One of its lines.
+#[derive(Serialize)]
+struct TraceLine<'a> {
+    corpus: &'a str,
+    #[serde(flatten)]
+    token: &'a TracedToken<'a>,
+}
+
+impl<'a> Trace<'a> {
+    fn create(path: &'a Path) -> Result<Self> {
+        Ok(Self { path, file: BufWriter::new(File::create(path).at(path)?) })
+    }
+
+    fn write(&mut self, corpus: &str, token: &TracedToken<'_>) -> Result<()> {
+        let line = serde_json::to_string(&TraceLine { corpus, token })
+            .map_err(|error| Error::usage(format!("a token cannot be written as JSON: {error}")))?;
+        writeln!(self.file, "{line}").at(self.path)
+    }
+
+    fn finish(mut self) -> Result<()> {
+        self.file.flush().at(self.path)
+    }
 }
 
 /// A folder that goes away with the value.

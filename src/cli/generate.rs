@@ -1,6 +1,6 @@
 //! `treering generate`: continue a prompt, streaming.
 
-use std::io::{Read, Write};
+use std::io::{IsTerminal, Read, Write};
 use std::time::Instant;
 
 use serde::Serialize;
@@ -8,6 +8,8 @@ use treering::error::IoContext;
 use treering::eval::head_name;
 use treering::generate::{Generation, Request, SamplerConfig, Stop, chat, end_tokens, generate};
 use treering::model::Head;
+use treering::recipe::MethodKind;
+use treering::route::Router;
 use treering::{Error, Result};
 
 use super::open::{ModelArgs, OpenedModel};
@@ -34,9 +36,15 @@ pub struct Args {
     /// What to continue; - reads it from stdin
     #[arg(long, short, value_name = "TEXT", allow_hyphen_values = true)]
     prompt: String,
-    /// Which head speaks [default: adaptation where there is one]
+    /// Which head speaks [default: the run's router, or adaptation where there is one]
     #[arg(long, value_enum)]
     head: Option<HeadName>,
+    /// Let a router choose the head for each token, for example bayes or cosine:threshold=0.8 (docs/method.md)
+    #[arg(long, conflicts_with = "head")]
+    router: Option<String>,
+    /// Show which head spoke for each token: in colour in a terminal, else the adaptation head's words in «»; --json has it in any case
+    #[arg(long)]
+    trace: bool,
     /// Largest number of new tokens
     #[arg(long, value_name = "TOKENS", default_value_t = 128)]
     max_new_tokens: usize,
@@ -92,8 +100,15 @@ pub fn run(args: Args) -> Result<()> {
     };
     // Before the model is read, which may take a while.
     sampler.validate()?;
+    let router = args.router.as_deref().map(str::parse::<Router>).transpose()?;
     let prompt = if args.prompt == "-" { read_prompt()? } else { args.prompt.clone() };
-    let OpenedModel { model, tokenizer, description, .. } = args.model.open()?;
+    let OpenedModel { model, tokenizer, description, recipe, .. } = args.model.open()?;
+    // A run with a router is that router, unless something else is asked for.
+    let of_run = recipe.filter(|recipe| recipe.method.kind == MethodKind::ScaleRoute).and_then(|recipe| recipe.routers.first().copied());
+    let router = router.or(of_run.filter(|_| args.head.is_none()));
+    if args.trace && router.is_none() {
+        return Err(Error::usage("--trace shows which head a router let speak; name one with --router, for example --router bayes"));
+    }
     let mut ends = end_tokens(&model, &tokenizer);
     let tokens = if args.chat {
         let turn = chat::user_turn(&tokenizer, args.system.as_deref(), &prompt)?;
@@ -107,13 +122,20 @@ pub fn run(args: Args) -> Result<()> {
         HeadName::Preservation => Head::Preservation,
         HeadName::Adaptation => Head::Adaptation,
     });
-    let request = Request { head, max_new_tokens: args.max_new_tokens, ends, sampler };
+    let request = Request { head, router, max_new_tokens: args.max_new_tokens, ends, sampler };
     let start = Instant::now();
-    let stream = |piece: &str| {
+    let mut painter = Painter::new(args.trace);
+    let stream = |text: String| {
         let mut out = std::io::stdout().lock();
-        out.write_all(piece.as_bytes()).and_then(|()| out.flush()).at("<stdout>")
+        out.write_all(text.as_bytes()).and_then(|()| out.flush()).at("<stdout>")
     };
-    let generation = generate(&model, &tokenizer, &tokens, &request, |piece| if args.json { Ok(()) } else { stream(piece) })?;
+    let generation =
+        generate(&model, &tokenizer, &tokens, &request, |piece, head| if args.json { Ok(()) } else { stream(painter.paint(piece, head)) });
+    if !args.json {
+        // Also after an error: the terminal gets its own colour back.
+        stream(painter.end())?;
+    }
+    let generation = generation?;
     let seconds = start.elapsed().as_secs_f64();
     if args.json {
         let output = Output { model: &description, prompt: &prompt, generation: &generation, sampler: &request.sampler, seconds };
@@ -128,13 +150,46 @@ pub fn run(args: Args) -> Result<()> {
         Stop::ContextFull => "the model's context is full",
     };
     let count = generation.tokens.len();
-    eprintln!(
-        "[{} head, {} + {count} tokens, {:.1} tokens/s, {why}]",
-        head_name(generation.head),
-        generation.prompt_tokens,
-        count as f64 / seconds.max(1e-9)
-    );
+    let speaker = match (generation.head, generation.router) {
+        (Some(head), _) => format!("{} head", head_name(head)),
+        (None, Some(router)) => {
+            let share = generation.adaptation_share().map_or(String::new(), |share| format!(": adaptation head {:.0} %", 100.0 * share));
+            format!("router {router}{share}")
+        }
+        (None, None) => "nobody spoke".into(),
+    };
+    eprintln!("[{speaker}, {} + {count} tokens, {:.1} tokens/s, {why}]", generation.prompt_tokens, count as f64 / seconds.max(1e-9));
     Ok(())
+}
+
+/// Marks what each head said.
+struct Painter {
+    /// What begins and ends the adaptation head's words; nothing where they are not marked.
+    marks: Option<[&'static str; 2]>,
+    marked: bool,
+}
+
+impl Painter {
+    fn new(wanted: bool) -> Self {
+        let colour = std::io::stdout().is_terminal() && std::env::var_os("NO_COLOR").is_none_or(|value| value.is_empty());
+        Self { marks: wanted.then_some(if colour { ["\x1b[32m", "\x1b[0m"] } else { ["«", "»"] }), marked: false }
+    }
+
+    fn paint(&mut self, piece: &str, head: Option<Head>) -> String {
+        let [begin, end] = self.marks.unwrap_or_default();
+        let adapted = self.marks.is_some() && head == Some(Head::Adaptation);
+        let change = match (self.marked, adapted) {
+            (false, true) => begin,
+            (true, false) => end,
+            _ => "",
+        };
+        self.marked = adapted;
+        format!("{change}{piece}")
+    }
+
+    fn end(&mut self) -> String {
+        self.paint("", None)
+    }
 }
 
 /// The prompt on stdin, without the line end that a shell puts there.

@@ -134,7 +134,7 @@ fn from_model(args: &Args) -> Result<Given> {
             ));
         }
         Some(MethodKind::ScalePreserve) => Some(Growth { placement: Placement::preserve(&config), ..args.growth.growth(&config)? }),
-        Some(MethodKind::ScaleAdapt) => {
+        Some(MethodKind::ScaleAdapt | MethodKind::ScaleRoute) => {
             let growth = Growth { placement: args.growth.adapt(&config), ..args.growth.growth(&config)? };
             growth.validate(&config)?;
             Some(growth)

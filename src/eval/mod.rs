@@ -4,15 +4,20 @@ pub mod perplexity;
 pub mod questions;
 pub mod representation;
 mod result;
+mod routed;
+mod summary;
 
 use crate::data::windows::WindowConfig;
 use crate::error::{Error, Result};
 use crate::model::{Head, Model};
+use crate::route::Router;
 use crate::tokenizer::Tokenizer;
-pub use perplexity::perplexity;
+pub use perplexity::{Measure, perplexity};
 pub use questions::{Question, QuestionResult, questions};
 pub use representation::Reference;
-pub use result::{CorpusResult, Evaluation, HeadResult, Representation, format_perplexity};
+pub use result::{CorpusResult, Evaluation, Group, HeadResult, Representation, RouterResult, format_perplexity};
+pub use routed::{TracedDecision, TracedToken};
+pub use summary::{Summary, table as summary_table};
 
 /// The name of a head in files, metrics and tables.
 pub fn head_name(head: Head) -> &'static str {
@@ -20,6 +25,25 @@ pub fn head_name(head: Head) -> &'static str {
         Head::Base => "base",
         Head::Preservation => "preservation",
         Head::Adaptation => "adaptation",
+    }
+}
+
+/// Who answers: a head, or a router between the heads.
+#[derive(Debug, Clone, Copy, PartialEq, serde::Serialize)]
+#[serde(untagged)]
+pub enum Speaker {
+    /// One head, always.
+    Head(Head),
+    /// Whichever head the router lets speak.
+    Router(Router),
+}
+
+impl std::fmt::Display for Speaker {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        match self {
+            Self::Head(head) => f.write_str(head_name(*head)),
+            Self::Router(router) => write!(f, "{router}"),
+        }
     }
 }
 

@@ -1,34 +1,50 @@
-//! Perplexity of every head on a held-out corpus.
+//! Perplexity of every head, and of every router between them, on a held-out corpus.
 
 use std::time::Instant;
 
 use super::representation::{self, CosineSum, Reference};
 use super::result::{CorpusResult, HeadResult};
-use crate::data::batch::{Batch, IGNORE};
+use super::routed::{OnToken, Routed};
+use crate::data::batch::IGNORE;
 use crate::data::held_out::HeldOut;
 use crate::data::windows::{ScoredBatch, WindowConfig};
 use crate::error::{Error, Result};
-use crate::model::{Head, Model, Scores};
+use crate::model::{Extras, Head, Model, Scores};
+use crate::route::{self, Router};
 
 /// Called after every batch with the number of tokens scored so far; an error ends the evaluation.
 pub type OnProgress<'a> = &'a mut dyn FnMut(u64) -> Result<()>;
 
-/// Scores `corpus` with every head of `model` in the windows of `windows`.
+/// What is measured, and how.
+#[derive(Clone, Copy)]
+pub struct Measure<'a> {
+    /// The windows that documents are cut into.
+    pub windows: WindowConfig,
+    /// What the representation is compared with.
+    pub reference: Reference<'a>,
+    /// Routers that are measured beside the heads, in the same pass.
+    pub routers: &'a [Router],
+}
+
+/// Scores `corpus` with every head of `model` and every router, in windows; `on_token` hears of every token, document by document.
 ///
 /// Every token is predicted once. Sums are kept in f64, first within each document, then over the documents in their order,
-/// so that they do not depend on which documents shared a batch.
+/// so that they do not depend on which documents shared a batch. A router begins anew with each document, and goes on from window to window within one.
 ///
 /// # Errors
-/// Windows that the model cannot take, a corpus of another vocabulary, one without a single token to predict, or what `progress` returns.
+/// Windows that the model cannot take, routers for a model with one head, a corpus of another vocabulary, one without a single token to predict,
+/// or what `on_token` or `progress` returns.
 pub fn perplexity(
     model: &Model,
     corpus: &HeldOut,
-    windows: WindowConfig,
-    reference: Reference<'_>,
+    measure: Measure<'_>,
+    on_token: Option<OnToken<'_>>,
     progress: OnProgress<'_>,
 ) -> Result<CorpusResult> {
+    let Measure { windows, reference, routers } = measure;
     super::check_windows(model, &windows)?;
     reference.check(model)?;
+    route::check(model, routers)?;
     let vocab_size = model.config().vocab_size;
     if corpus.largest_token() as usize >= vocab_size {
         return Err(Error::usage(format!(
@@ -40,8 +56,12 @@ pub fn perplexity(
     }
     let started = Instant::now();
     let mut cosines = CosineSum::new();
-    let sums = accumulate(corpus.windows(windows)?, model.heads().len(), corpus.len(), progress, |batch| {
-        let mut scores = model.score(batch, reference.is_some())?;
+    let mut routed = Routed::new(routers, model.heads(), on_token);
+    let extras = Extras { hidden: reference.is_some(), cosine: routed.needs_cosine() };
+    let sums = accumulate(corpus.windows(windows)?, model.heads().len(), corpus.len(), progress, |scored| {
+        let batch = &scored.batch;
+        let mut scores = model.score_with(batch, extras)?;
+        routed.add(scored, &scores)?;
         if let Some((hidden, reference)) = representation::pair(&mut scores, batch, &reference)? {
             cosines.add(batch, &hidden, &reference);
         }
@@ -55,11 +75,13 @@ pub fn perplexity(
     }
     Ok(CorpusResult {
         name: corpus.name().to_owned(),
+        group: None,
         documents: corpus.len() as u64,
         tokens: corpus.tokens(),
         scored_tokens: sums.tokens,
         bytes: corpus.bytes(),
         heads: model.heads().iter().enumerate().map(|(h, &head)| sums.head(h, head, corpus.bytes())).collect(),
+        routers: routed.finish(sums.tokens, corpus.bytes()),
         representation: reference.is_some().then(|| cosines.finish()),
         seconds: started.elapsed().as_secs_f64(),
     })
@@ -95,12 +117,13 @@ fn accumulate(
     heads: usize,
     documents: usize,
     progress: OnProgress<'_>,
-    mut score: impl FnMut(&Batch) -> Result<Scores>,
+    mut score: impl FnMut(&ScoredBatch) -> Result<Scores>,
 ) -> Result<Sums> {
     let mut sums = Sums { tokens: 0, nll: vec![vec![0.0; documents]; heads], correct: vec![0; heads] };
     for scored in batches {
-        let ScoredBatch { batch, documents: whose, .. } = scored?;
-        let scores = score(&batch)?;
+        let scored = scored?;
+        let scores = score(&scored)?;
+        let ScoredBatch { batch, documents: whose, .. } = scored;
         for head in 0..heads {
             let results = scores.log_probs[head].iter().zip(&scores.correct[head]);
             for ((&target, &document), (&log_prob, &correct)) in batch.targets.iter().zip(&whose).zip(results) {
@@ -127,12 +150,13 @@ mod tests {
         -(((previous * 7 + target * 3) % 64) as f32) / 16.0 - 0.0625
     }
 
-    fn score(batch: &Batch) -> Result<Scores> {
+    fn score(scored: &ScoredBatch) -> Result<Scores> {
+        let batch = &scored.batch;
         let log_probs: Vec<f32> =
             batch.tokens.iter().zip(&batch.targets).map(|(&token, &t)| if t == IGNORE { 0.0 } else { bigram(token, t) }).collect();
         let correct = batch.targets.iter().map(|&t| t != IGNORE && t % 2 == 0).collect::<Vec<_>>();
         let second = log_probs.iter().map(|l| 2.0 * l).collect();
-        Ok(Scores { log_probs: vec![log_probs, second], correct: vec![correct.clone(), correct], hidden: Vec::new() })
+        Ok(Scores { log_probs: vec![log_probs, second], correct: vec![correct.clone(), correct], ..Scores::default() })
     }
 
     fn run(documents: &[Vec<u32>], config: WindowConfig) -> Sums {

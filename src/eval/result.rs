@@ -3,8 +3,10 @@
 use serde::Serialize;
 
 use super::head_name;
+use super::summary::{self, Summary};
 use crate::model::Head;
 use crate::report::{Align, Table};
+use crate::route::Router;
 
 /// One evaluation of one model on any number of corpora.
 #[derive(Debug, Clone, Serialize)]
@@ -26,6 +28,19 @@ pub struct Evaluation {
     pub leading_token: Option<u32>,
     /// One entry a corpus, in the order they were asked for.
     pub corpora: Vec<CorpusResult>,
+    /// Forgetting and learning, one entry a head and router; empty where no corpus has a group.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub summary: Vec<Summary>,
+}
+
+/// What a corpus tells about a model.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Group {
+    /// What is to be learnt.
+    Learn,
+    /// What is not to be forgotten.
+    Forget,
 }
 
 /// The results on one corpus.
@@ -33,6 +48,9 @@ pub struct Evaluation {
 pub struct CorpusResult {
     /// Its name.
     pub name: String,
+    /// What it tells; absent where nobody said.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub group: Option<Group>,
     /// Number of documents.
     pub documents: u64,
     /// Number of tokens in them.
@@ -43,6 +61,9 @@ pub struct CorpusResult {
     pub bytes: u64,
     /// One entry a head.
     pub heads: Vec<HeadResult>,
+    /// One entry a router; absent where none was asked for.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub routers: Vec<RouterResult>,
     /// How far the base stream moved; absent unless asked for.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub representation: Option<Representation>,
@@ -63,6 +84,25 @@ pub struct HeadResult {
     pub bits_per_byte: f64,
     /// Share of scored tokens that were the head's most probable one.
     pub accuracy: f64,
+}
+
+/// What the heads came to under a router.
+#[derive(Debug, Clone, Copy, PartialEq, Serialize)]
+pub struct RouterResult {
+    /// The router.
+    pub router: Router,
+    /// Negative log-likelihood of the routed predictions, summed over the scored tokens, in nats.
+    pub nll: f64,
+    /// `exp(nll / scored_tokens)`.
+    pub perplexity: f64,
+    /// `nll / ln 2 / bytes`.
+    pub bits_per_byte: f64,
+    /// Share of scored tokens that were the most probable one of the head that spoke.
+    pub accuracy: f64,
+    /// Share of scored tokens on which the adaptation head spoke: those on which its favourite token was the more probable one in the mixture.
+    pub adaptation_share: f64,
+    /// The largest excess, in nats, of a document's loss over the better head's on that document; `bayes:share=0` promises at most ln 2.
+    pub worst_document_excess: f64,
 }
 
 /// The cosine between the base stream's hidden state and the base model's, before the final norm.
@@ -89,6 +129,13 @@ impl CorpusResult {
             metrics.push((format!("{path}/bits_per_byte"), result.bits_per_byte));
             metrics.push((format!("{path}/accuracy"), result.accuracy));
         }
+        for result in &self.routers {
+            let path = format!("{group}/{}/{}", self.name, result.router);
+            metrics.push((format!("{path}/perplexity"), result.perplexity));
+            metrics.push((format!("{path}/bits_per_byte"), result.bits_per_byte));
+            metrics.push((format!("{path}/accuracy"), result.accuracy));
+            metrics.push((format!("{path}/adaptation_share"), result.adaptation_share));
+        }
         if let Some(representation) = self.representation {
             metrics.push((format!("{group}/{}/representation/cosine", self.name), representation.cosine));
         }
@@ -96,17 +143,40 @@ impl CorpusResult {
     }
 }
 
+impl CorpusResult {
+    /// What every row of the table begins with; the numbers are perplexity, bits per byte and accuracy.
+    fn row(&self, name: String, [perplexity, bits_per_byte, accuracy]: [f64; 3]) -> Vec<String> {
+        let mut row = vec![self.name.clone(), name, format_perplexity(perplexity)];
+        row.extend([format!("{bits_per_byte:.4}"), format!("{accuracy:.3}")]);
+        row.extend([self.scored_tokens, self.bytes, self.documents].map(|n| n.to_string()));
+        row
+    }
+}
+
 impl Evaluation {
     /// The version of the JSON fields.
     pub const VERSION: u32 = 1;
 
-    /// The results as a table, one row a corpus and head.
+    /// Fills in [`Evaluation::summary`] from the corpora.
+    pub fn summarised(mut self) -> Self {
+        self.summary = summary::of(&self.corpora);
+        self
+    }
+
+    /// The results as a table, one row a corpus and head or router.
     pub fn table(&self) -> Table {
+        let with_routers = self.corpora.iter().any(|c| !c.routers.is_empty());
         let with_representation = self.corpora.iter().any(|c| c.representation.is_some());
         let mut columns = vec![("corpus", Align::Left), ("head", Align::Left), ("perplexity", Align::Right), ("bits/byte", Align::Right)];
+        if with_routers {
+            columns[1].0 = "head or router";
+        }
         columns.extend([("accuracy", Align::Right), ("tokens", Align::Right), ("bytes", Align::Right), ("documents", Align::Right)]);
         if with_representation {
             columns.push(("cosine with base", Align::Right));
+        }
+        if with_routers {
+            columns.push(("adaptation spoke", Align::Right));
         }
         let mut table = Table::new(columns);
         for corpus in &self.corpora {
@@ -116,17 +186,16 @@ impl Evaluation {
                     (Some(r), _) => format!("{:.5}", r.cosine),
                     (None, _) => String::new(),
                 };
-                table.row([
-                    corpus.name.clone(),
-                    head_name(result.head).to_owned(),
-                    format_perplexity(result.perplexity),
-                    format!("{:.4}", result.bits_per_byte),
-                    format!("{:.3}", result.accuracy),
-                    corpus.scored_tokens.to_string(),
-                    corpus.bytes.to_string(),
-                    corpus.documents.to_string(),
-                    cosine,
-                ]);
+                let numbers = [result.perplexity, result.bits_per_byte, result.accuracy];
+                let mut row = corpus.row(head_name(result.head).to_owned(), numbers);
+                row.extend(with_representation.then_some(cosine));
+                table.row(row);
+            }
+            for result in &corpus.routers {
+                let mut row = corpus.row(result.router.to_string(), [result.perplexity, result.bits_per_byte, result.accuracy]);
+                row.extend(with_representation.then(String::new));
+                row.push(format!("{:.1} %", 100.0 * result.adaptation_share));
+                table.row(row);
             }
         }
         table
@@ -166,14 +235,17 @@ mod tests {
             leading_token: None,
             corpora: vec![CorpusResult {
                 name: "wikinews".into(),
+                group: None,
                 documents: 2,
                 tokens: 102,
                 scored_tokens: 100,
                 bytes: 420,
                 heads: vec![head(Head::Preservation, 200.0), head(Head::Adaptation, 150.0)],
+                routers: Vec::new(),
                 representation: Some(Representation { cosine: 0.95, smallest_cosine: 0.5, positions: 100 }),
                 seconds: 1.5,
             }],
+            summary: Vec::new(),
         }
     }
 

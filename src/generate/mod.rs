@@ -2,20 +2,26 @@
 
 pub mod chat;
 pub mod sampler;
+mod voice;
 
 use serde::Serialize;
 
 use crate::error::{Error, Result};
 use crate::eval::head_name;
 use crate::model::{Head, Model};
+use crate::route::Router;
 use crate::tokenizer::Tokenizer;
 pub use sampler::{Sampler, SamplerConfig};
+pub use voice::Spoken;
+use voice::Voice;
 
 /// What to generate.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Request {
     /// The head that speaks; `None` for the adaptation head of a widened model and the only head of a plain one.
     pub head: Option<Head>,
+    /// The router that chooses the head for each token, or mixes them, instead of one head.
+    pub router: Option<Router>,
     /// Largest number of new tokens.
     pub max_new_tokens: usize,
     /// Tokens that end the text, see [`end_tokens`].
@@ -39,8 +45,12 @@ pub enum Stop {
 /// A finished text.
 #[derive(Debug, Clone, PartialEq, Serialize)]
 pub struct Generation {
-    /// The head that spoke.
-    pub head: Head,
+    /// The head that spoke; absent where a router chose.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub head: Option<Head>,
+    /// The router that chose; absent where one head spoke.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub router: Option<Router>,
     /// The new text, without the prompt.
     pub text: String,
     /// The new tokens, without the one that ended the text.
@@ -49,6 +59,17 @@ pub struct Generation {
     pub prompt_tokens: usize,
     /// Why it ended.
     pub stop: Stop,
+    /// Which head spoke for each of `tokens`; absent where one head spoke.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub trace: Option<Vec<Spoken>>,
+}
+
+impl Generation {
+    /// Share of the new tokens for which the adaptation head spoke; `None` where one head spoke, or there is none.
+    pub fn adaptation_share(&self) -> Option<f64> {
+        let trace = self.trace.as_ref().filter(|trace| !trace.is_empty())?;
+        Some(trace.iter().filter(|spoken| spoken.head == Head::Adaptation).count() as f64 / trace.len() as f64)
+    }
 }
 
 /// The index of `wanted` among the model's heads; without a wish the one that has learnt most.
@@ -77,18 +98,18 @@ pub fn end_tokens(model: &Model, tokenizer: &Tokenizer) -> Vec<u32> {
     ends
 }
 
-/// Continues `prompt`, handing every piece of text to `emit` as soon as it is whole UTF-8.
+/// Continues `prompt`, handing every piece of text to `emit` as soon as it is whole UTF-8, with the head that spoke where a router chose.
 ///
 /// # Errors
-/// An empty prompt, one that fills the model's context, a head the model does not have, or what `emit` returns.
+/// An empty prompt, one that fills the model's context, a head the model does not have, a router for a model with one head, or what `emit` returns.
 pub fn generate(
     model: &Model,
     tokenizer: &Tokenizer,
     prompt: &[u32],
     request: &Request,
-    mut emit: impl FnMut(&str) -> Result<()>,
+    mut emit: impl FnMut(&str, Option<Head>) -> Result<()>,
 ) -> Result<Generation> {
-    let head = choose_head(model, request.head)?;
+    let mut voice = Voice::new(model, request)?;
     let context = model.config().max_position_embeddings;
     if prompt.is_empty() {
         return Err(Error::usage("the prompt is empty, and this model has no token to begin a text with; give it at least a word"));
@@ -107,25 +128,41 @@ pub fn generate(
     let mut seen = prompt.to_vec();
     let mut text = String::new();
     let mut stop = if limit < request.max_new_tokens { Stop::ContextFull } else { Stop::MaxNewTokens };
-    let mut say = |piece: String, text: &mut String| -> Result<()> {
+    let mut say = |piece: String, head: Option<Head>, text: &mut String| -> Result<()> {
         if !piece.is_empty() {
-            emit(&piece)?;
+            emit(&piece, head)?;
             text.push_str(&piece);
         }
         Ok(())
     };
+    let mut trace: Vec<Spoken> = Vec::new();
     let mut unread = prompt.to_vec();
     for _ in 0..limit {
-        let logits = model.step(&mut cache, &unread)?.swap_remove(head);
+        let logits = voice.read(model, &mut cache, &unread)?;
         let token = sampler.sample(&logits, &seen)?;
         if request.ends.contains(&token) {
             stop = Stop::EndOfText;
             break;
         }
+        let spoken = voice.observe(model, token);
         seen.push(token);
-        say(decoder.push(token)?, &mut text)?;
+        let piece = decoder.push(token)?;
+        if let Some((head, adaptation_weight)) = spoken {
+            trace.push(Spoken { token, text: piece.clone(), head, adaptation_weight });
+        }
+        say(piece, spoken.map(|s| s.0), &mut text)?;
         unread = vec![token];
     }
-    say(decoder.finish()?, &mut text)?;
-    Ok(Generation { head: model.heads()[head], text, tokens: seen.split_off(prompt.len()), prompt_tokens: prompt.len(), stop })
+    let rest = decoder.finish()?;
+    let last = trace.last_mut().map(|spoken| {
+        spoken.text.push_str(&rest);
+        spoken.head
+    });
+    say(rest, last, &mut text)?;
+    let (head, trace) = match voice {
+        Voice::Head(index) => (Some(model.heads()[index]), None),
+        Voice::Router(_) => (None, Some(trace)),
+    };
+    let tokens = seen.split_off(prompt.len());
+    Ok(Generation { head, router: request.router, text, tokens, prompt_tokens: prompt.len(), stop, trace })
 }

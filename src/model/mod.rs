@@ -12,7 +12,7 @@ use crate::checkpoint::Config;
 use crate::data::batch::{Batch, IGNORE};
 use crate::error::{Error, Result};
 use crate::grow::sizes::Growth;
-use crate::ops::head::{self, HeadScores};
+use crate::ops::head::{self, HeadScores, Part};
 use crate::ops::on_workers;
 use crate::ops::recorded::Sequence;
 use crate::ops::rope::RopeTable;
@@ -51,8 +51,33 @@ pub struct Scores {
     pub log_probs: Vec<Vec<f32>>,
     /// Whether the target was the head's most probable token, `[batch, seq]`.
     pub correct: Vec<Vec<bool>>,
+    /// Log-probability (nats) of the head's most probable token, `[batch, seq]`; 0 where the target is ignored.
+    pub largest: Vec<Vec<f32>>,
+    /// Cosine of the first and the last head's logits, `[batch, seq]`, 0 where the target is ignored; empty unless asked for.
+    pub cosine: Vec<f32>,
     /// Hidden state of the base stream behind each head, before the final norm, `[batch, seq, hidden_size]`; empty unless asked for.
     pub hidden: Vec<Vec<f32>>,
+}
+
+/// What a forward pass is to return beside what the heads say of the targets.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct Extras {
+    /// The hidden states behind the heads.
+    pub hidden: bool,
+    /// The cosine of the two heads' logits.
+    pub cosine: bool,
+}
+
+impl Scores {
+    fn new((heads, cosine): (Vec<HeadScores>, Vec<f32>)) -> Self {
+        let mut out = Self { cosine, ..Self::default() };
+        for scores in heads {
+            out.log_probs.push(scores.nll.iter().map(|v| -v).collect());
+            out.correct.push(scores.correct);
+            out.largest.push(scores.largest);
+        }
+        out
+    }
 }
 
 /// The expansion stream's weights.
@@ -161,29 +186,32 @@ impl Model {
     /// # Errors
     /// A token outside the vocabulary, or a window longer than the model's positions.
     pub fn score(&self, batch: &Batch, with_hidden: bool) -> Result<Scores> {
-        on_workers(|| self.score_here(batch, with_hidden))
+        self.score_with(batch, Extras { hidden: with_hidden, cosine: false })
     }
 
-    fn score_here(&self, batch: &Batch, with_hidden: bool) -> Result<Scores> {
+    /// [`Model::score`], and what else is wanted.
+    ///
+    /// # Errors
+    /// As [`Model::score`].
+    pub fn score_with(&self, batch: &Batch, extras: Extras) -> Result<Scores> {
+        on_workers(|| self.score_here(batch, extras))
+    }
+
+    fn score_here(&self, batch: &Batch, extras: Extras) -> Result<Scores> {
         let sequence = self.sequence(batch)?;
         let mut tape = Tape::inference(&self.parameters, self.precision);
         let (preserved, adapted) = self.streams(&mut tape, &batch.tokens, &sequence, None);
-        let hidden = |x: &Var| x.value().data().to_vec();
-        let mut out = Scores::default();
-        if with_hidden {
-            out.hidden.extend(preserved.as_ref().map(hidden));
-            out.hidden.push(hidden(&adapted.0));
+        let mut hidden = Vec::new();
+        if extras.hidden {
+            let of = |x: &Var| x.value().data().to_vec();
+            hidden.extend(preserved.as_ref().map(of));
+            hidden.push(of(&adapted.0));
             if self.expansion.is_some() && preserved.is_none() {
-                out.hidden.push(hidden(&adapted.0));
+                hidden.push(of(&adapted.0));
             }
         }
-        let all: Vec<HeadScores> =
-            self.each_head(&mut tape, preserved, adapted, |tape, head, prefixes| tape.head_scores(head, prefixes, &batch.targets));
-        for scores in all {
-            out.log_probs.push(scores.nll.iter().map(|v| -v).collect());
-            out.correct.push(scores.correct);
-        }
-        Ok(out)
+        let scores = self.with_heads(&mut tape, preserved, adapted, |tape, heads| tape.head_scores(heads, &batch.targets, extras.cosine));
+        Ok(Scores { hidden, ..Scores::new(scores) })
     }
 
     /// An empty cache for up to `capacity` tokens of one sequence.
@@ -196,10 +224,33 @@ impl Model {
     /// # Errors
     /// A token outside the vocabulary, no token, or a full cache.
     pub fn step(&self, cache: &mut Cache, tokens: &[u32]) -> Result<Vec<Vec<f32>>> {
-        on_workers(|| self.step_here(cache, tokens))
+        self.advance(cache, tokens, |tape, heads| tape.head_logits(heads, tokens.len() - 1))
     }
 
-    fn step_here(&self, cache: &mut Cache, tokens: &[u32]) -> Result<Vec<Vec<f32>>> {
+    /// [`Model::step`], and what each head made of `tokens` themselves: position `i` of the scores is about token `i + 1`, and the last, whose
+    /// target is yet to come, is ignored. It is what a router learns from a prompt.
+    ///
+    /// # Errors
+    /// As [`Model::step`].
+    pub fn read(&self, cache: &mut Cache, tokens: &[u32], cosine: bool) -> Result<(Vec<Vec<f32>>, Scores)> {
+        let targets: Vec<u32> = tokens.iter().skip(1).copied().chain([IGNORE]).collect();
+        self.advance(cache, tokens, |tape, heads| {
+            let logits = tape.head_logits(heads, tokens.len() - 1);
+            (logits, Scores::new(tape.head_scores(heads, &targets, cosine)))
+        })
+    }
+
+    /// Appends `tokens`, of which there is at least one, to the sequence, and lets `read` look at the heads over them.
+    fn advance<'m, T: Send>(
+        &'m self,
+        cache: &mut Cache,
+        tokens: &[u32],
+        read: impl FnOnce(&Tape<'m>, &[Part<'_, 'm>]) -> T + Send,
+    ) -> Result<T> {
+        on_workers(|| self.advance_here(cache, tokens, read))
+    }
+
+    fn advance_here<'m, T>(&'m self, cache: &mut Cache, tokens: &[u32], read: impl FnOnce(&Tape<'m>, &[Part<'_, 'm>]) -> T) -> Result<T> {
         self.check_tokens(tokens)?;
         let (past, length) = (cache.length, tokens.len());
         if length == 0 || past + length > cache.capacity {
@@ -210,34 +261,28 @@ impl Model {
         let mut tape = Tape::inference(&self.parameters, self.precision);
         let (preserved, adapted) = self.streams(&mut tape, tokens, &sequence, Some(cache));
         cache.length += length;
-        Ok(self.each_head(&mut tape, preserved, adapted, |tape, head, prefixes| tape.head_logits(head, prefixes, length - 1)))
+        Ok(self.with_heads(&mut tape, preserved, adapted, read))
     }
 
-    /// Runs `read` on the preserved stream where it is one of its own, then on the adapted streams, and joins what it returns for each head
-    /// in the order of [`Model::heads`]. `read` gets the products and how many of the first ones make each head.
-    fn each_head<'m, T>(
+    /// Lets `read` look at every head in the order of [`Model::heads`]: the preservation head on the preserved stream where that is one of
+    /// its own, and otherwise as the first part of the adaptation head, which goes on from it.
+    fn with_heads<'m, T>(
         &'m self,
         tape: &mut Tape<'m>,
         preserved: Option<Var>,
         adapted: Streams,
-        read: impl Fn(&Tape<'m>, &head::Head<'_, 'm>, &[usize]) -> Vec<T>,
-    ) -> Vec<T> {
-        let (mut all, shared) = (Vec::new(), preserved.is_none());
-        if let Some(x) = preserved {
-            let normed = self.final_norms(tape, (x, None));
-            all.extend(read(tape, &head::Head { products: &self.head_products(&normed) }, &[1]));
-        }
-        let normed = self.final_norms(tape, adapted);
-        let products = self.head_products(&normed);
-        let prefixes: &[usize] = if products.len() == 1 {
-            &[1]
-        } else if shared {
-            &[1, 2]
-        } else {
-            &[2]
+        read: impl FnOnce(&Tape<'m>, &[Part<'_, 'm>]) -> T,
+    ) -> T {
+        let preserved = preserved.map(|x| self.final_norms(tape, (x, None)));
+        let adapted = self.final_norms(tape, adapted);
+        let of_preserved = preserved.as_ref().map(|streams| self.head_products(streams));
+        let of_adapted = self.head_products(&adapted);
+        let part = |products, continues| Part { head: head::Head { products }, continues };
+        let parts: Vec<Part> = match &of_preserved {
+            Some(products) => vec![part(products, false), part(&of_adapted, false)],
+            None => of_adapted.chunks(1).enumerate().map(|(index, products)| part(products, index > 0)).collect(),
         };
-        all.extend(read(tape, &head::Head { products: &products }, prefixes));
-        all
+        read(tape, &parts)
     }
 
     /// All layers without recording: the preserved base stream where it differs from the adapted one, and the adapted streams.

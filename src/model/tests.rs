@@ -187,6 +187,36 @@ fn cached_steps_equal_one_prefill_bit_for_bit_and_freezing_changes_nothing() {
 }
 
 #[test]
+fn a_prompt_is_scored_as_a_window_is_and_the_cosine_is_that_of_the_heads_logits() {
+    for precision in PRECISIONS {
+        for growth in placements() {
+            let model = widened(&config(true, true), precision, growth, false);
+            let b = batch(1, 21, false);
+            let (mut plain, mut scored) = (model.new_cache(64), model.new_cache(64));
+            let (logits, scores) = model.read(&mut scored, &b.tokens, true).unwrap();
+            assert_eq!(logits, model.step(&mut plain, &b.tokens).unwrap());
+            let targets: Vec<u32> = b.tokens[1..].iter().copied().chain([IGNORE]).collect();
+            let window = Batch { targets, ..b.clone() };
+            let expected = model.score_with(&window, Extras { cosine: true, hidden: false }).unwrap();
+            assert_eq!((&scores.log_probs, &scores.largest), (&expected.log_probs, &expected.largest));
+            assert_eq!(scores.cosine, expected.cosine);
+            assert!(model.score(&window, false).unwrap().cosine.is_empty());
+            assert_eq!((scores.log_probs[0].len(), scores.log_probs[0][20], scores.cosine[20]), (21, 0.0, 0.0));
+            for at in 0..20 {
+                let mut cache = model.new_cache(64);
+                let logits = model.step(&mut cache, &b.tokens[..=at]).unwrap();
+                assert!((crate::ops::cosine::one(&logits[0], &logits[1]) - scores.cosine[at]).abs() < 1e-5);
+                for (head, logits) in logits.iter().enumerate() {
+                    let max = logits.iter().copied().fold(f32::MIN, f32::max);
+                    let sum: f64 = logits.iter().map(|&v| f64::from(v - max).exp()).sum();
+                    assert!((f64::from(scores.largest[head][at]) + sum.ln()).abs() < 1e-5);
+                }
+            }
+        }
+    }
+}
+
+#[test]
 fn recomputed_gradients_equal_kept_ones_bit_for_bit() {
     let c = config(true, true);
     let both = |model: &Model| {

@@ -1,10 +1,10 @@
 //! The output head fused with the cross-entropy: logits exist only for a few rows at a time.
 
 use super::gemm::{Left, Right, View, gemm};
-use super::loss;
 use super::packed::Packed;
 use super::tape::{Tape, Var, Weight, left};
 use super::tensor::Tensor;
+use super::{cosine, loss};
 use crate::model::{Gradients, Precision};
 use std::borrow::Cow;
 
@@ -17,6 +17,14 @@ pub struct Head<'a, 'm> {
     pub products: &'a [(&'a Var, &'m Weight)],
 }
 
+/// One of several heads over the same vocabulary.
+pub struct Part<'a, 'm> {
+    /// What is computed for it.
+    pub head: Head<'a, 'm>,
+    /// Whether that is added to the logits of the head before it, rather than being all there is.
+    pub continues: bool,
+}
+
 /// What a head made of a batch.
 #[derive(Debug, Clone, Default)]
 pub struct HeadScores {
@@ -24,6 +32,14 @@ pub struct HeadScores {
     pub nll: Vec<f32>,
     /// Whether the target was the most probable token.
     pub correct: Vec<bool>,
+    /// Log-probability of the most probable token in nats, 0 where ignored.
+    pub largest: Vec<f32>,
+}
+
+impl HeadScores {
+    fn new(targets: usize) -> Self {
+        Self { nll: vec![0.0; targets], correct: vec![false; targets], largest: vec![0.0; targets] }
+    }
 }
 
 /// The rows `first ..` of a left operand.
@@ -62,7 +78,7 @@ impl<'m> Tape<'m> {
             .collect();
         let mut seeds: Vec<Option<Tensor>> =
             head.products.iter().map(|(x, _)| x.needs_gradient().then(|| Tensor::scratch(x.value.rows(), x.value.cols()))).collect();
-        let mut scores = HeadScores { nll: vec![0.0; targets.len()], correct: vec![false; targets.len()] };
+        let mut scores = HeadScores::new(targets.len());
         for first in (0..targets.len()).step_by(CHUNK_ROWS) {
             let rows = CHUNK_ROWS.min(targets.len() - first);
             let range = first..first + rows;
@@ -90,44 +106,51 @@ impl<'m> Tape<'m> {
         (scores, seeds)
     }
 
-    /// Scores of several heads that share their first products: head `i` is the sum of the first `products[i]` ones of `head`.
-    /// Nothing is kept.
-    pub fn head_scores(&self, head: &Head<'_, 'm>, prefixes: &[usize], targets: &[u32]) -> Vec<HeadScores> {
-        let (vocab, _) = self.weight_shape(head.products[0].1);
-        let weights: Vec<Cow<'m, Packed>> = head.products.iter().map(|(_, w)| self.packed(w)).collect();
-        let empty = HeadScores { nll: vec![0.0; targets.len()], correct: vec![false; targets.len()] };
-        let mut all = vec![empty; prefixes.len()];
+    /// Scores of several heads, and with `cosine` the cosine of the first and the last head's logits, one a target, 0 where ignored;
+    /// empty where it is not wanted or there is only one head. Nothing is kept.
+    pub fn head_scores(&self, parts: &[Part<'_, 'm>], targets: &[u32], cosine: bool) -> (Vec<HeadScores>, Vec<f32>) {
+        let cosine = cosine && parts.len() > 1;
+        let vocab = self.vocabulary(parts);
+        let weights: Vec<Vec<Cow<'m, Packed>>> = parts.iter().map(|part| self.packed_head(&part.head)).collect();
+        let mut all = vec![HeadScores::new(targets.len()); parts.len()];
+        let mut cosines = vec![0.0; if cosine { targets.len() } else { 0 }];
         for first in (0..targets.len()).step_by(CHUNK_ROWS) {
             let rows = CHUNK_ROWS.min(targets.len() - first);
             let range = first..first + rows;
             let mut logits = Tensor::scratch(rows, vocab);
-            let mut done = 0;
-            for (scores, &prefix) in all.iter_mut().zip(prefixes) {
-                let part = Head { products: &head.products[done..prefix] };
-                self.logits(&part, &weights[done..prefix], first, &mut logits, done > 0);
-                done = prefix;
-                let (nll, correct) = (&mut scores.nll[range.clone()], &mut scores.correct[range.clone()]);
-                loss::cross_entropy(logits.data(), vocab, &targets[range.clone()], nll, correct);
+            let mut of_first = None;
+            for (index, ((scores, part), weights)) in all.iter_mut().zip(parts).zip(&weights).enumerate() {
+                self.logits(&part.head, weights, first, &mut logits, part.continues);
+                let HeadScores { nll, correct, largest } = scores;
+                let (nll, correct, largest) = (&mut nll[range.clone()], &mut correct[range.clone()], &mut largest[range.clone()]);
+                loss::cross_entropy(logits.data(), vocab, &targets[range.clone()], nll, correct, largest);
+                if index == 0 && cosine {
+                    of_first = Some(Tensor::copy_of(&logits));
+                }
+            }
+            if let Some(of_first) = of_first {
+                cosine::rows(of_first.data(), logits.data(), vocab, &targets[range.clone()], &mut cosines[range]);
             }
         }
-        all
+        (all, cosines)
     }
 
-    /// Logits of one row for each prefix, as in [`Tape::head_scores`].
-    pub fn head_logits(&self, head: &Head<'_, 'm>, prefixes: &[usize], row: usize) -> Vec<Vec<f32>> {
-        let (vocab, _) = self.weight_shape(head.products[0].1);
-        let weights: Vec<Cow<'m, Packed>> = head.products.iter().map(|(_, w)| self.packed(w)).collect();
-        let mut logits = Tensor::scratch(1, vocab);
-        let mut done = 0;
-        prefixes
-            .iter()
-            .map(|&prefix| {
-                let part = Head { products: &head.products[done..prefix] };
-                self.logits(&part, &weights[done..prefix], row, &mut logits, done > 0);
-                done = prefix;
-                logits.data().to_vec()
-            })
-            .collect()
+    /// Logits of one row for each of several heads.
+    pub fn head_logits(&self, parts: &[Part<'_, 'm>], row: usize) -> Vec<Vec<f32>> {
+        let mut logits = Tensor::scratch(1, self.vocabulary(parts));
+        let of_part = |part: &Part<'_, 'm>| {
+            self.logits(&part.head, &self.packed_head(&part.head), row, &mut logits, part.continues);
+            logits.data().to_vec()
+        };
+        parts.iter().map(of_part).collect()
+    }
+
+    fn vocabulary(&self, parts: &[Part<'_, 'm>]) -> usize {
+        parts.first().map_or(0, |part| self.weight_shape(part.head.products[0].1).0)
+    }
+
+    fn packed_head(&self, head: &Head<'_, 'm>) -> Vec<Cow<'m, Packed>> {
+        head.products.iter().map(|(_, w)| self.packed(w)).collect()
     }
 
     fn logits(&self, head: &Head<'_, 'm>, weights: &[Cow<'m, Packed>], first: usize, logits: &mut Tensor, accumulate: bool) {

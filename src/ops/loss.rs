@@ -8,21 +8,26 @@ use rayon::prelude::*;
 /// Values whose exponentials are summed in f32 before they join a row's f64 total.
 const BLOCK: usize = 4096;
 
-/// Scores each row: `nll` becomes the negative log-likelihood of its target under the softmax of its logits, in nats, and
-/// `correct` whether the target is the row's greatest logit (the first of equals). Rows whose target is [`IGNORE`] get 0 and `false`.
+/// Scores each row: `nll` becomes the negative log-likelihood of its target under the softmax of its logits, in nats,
+/// `correct` whether the target is the row's greatest logit (the first of equals), and `largest` the log-probability of that greatest logit.
+/// Rows whose target is [`IGNORE`] get 0, `false` and 0.
 ///
 /// # Shapes
-/// `logits [rows, vocab]`, `targets`, `nll`, `correct` `[rows]`; targets below `vocab` or [`IGNORE`].
-pub fn cross_entropy(logits: &[f32], vocab: usize, targets: &[u32], nll: &mut [f32], correct: &mut [bool]) {
+/// `logits [rows, vocab]`, `targets`, `nll`, `correct`, `largest` `[rows]`; targets below `vocab` or [`IGNORE`].
+pub fn cross_entropy(logits: &[f32], vocab: usize, targets: &[u32], nll: &mut [f32], correct: &mut [bool], largest: &mut [f32]) {
     check(logits.len(), vocab, targets, nll, correct);
-    (logits.par_chunks_exact(vocab), targets, nll, correct).into_par_iter().for_each(|(row, &target, nll, correct)| {
+    assert_eq!(largest.len(), targets.len());
+    let rows = (logits.par_chunks_exact(vocab), targets, nll, correct, largest).into_par_iter();
+    rows.for_each(|(row, &target, nll, correct, largest)| {
         if target == IGNORE {
-            (*nll, *correct) = (0.0, false);
+            (*nll, *correct, *largest) = (0.0, false, 0.0);
             return;
         }
         let max = row_max(row);
         let sum = row.chunks(BLOCK).map(|block| f64::from(sum_exp(block, max))).sum::<f64>();
         (*nll, *correct) = score(row, target, max, sum);
+        // The greatest logit's exponential is e⁰ = 1, so its probability is 1 / sum.
+        *largest = -(sum.ln() as f32);
     });
 }
 
@@ -127,10 +132,13 @@ mod tests {
         for (rows, vocab) in [(1, 1), (3, 7), (5, 33), (4, 4097), (2, 49_152)] {
             let x = logits(rows, vocab);
             let targets: Vec<u32> = (0..rows).map(|r| (r * 5 % vocab) as u32).collect();
-            let (mut nll, mut correct) = (vec![f32::NAN; rows], vec![false; rows]);
-            cross_entropy(&x, vocab, &targets, &mut nll, &mut correct);
+            let (mut nll, mut correct, mut largest) = (vec![f32::NAN; rows], vec![false; rows], vec![f32::NAN; rows]);
+            cross_entropy(&x, vocab, &targets, &mut nll, &mut correct, &mut largest);
             let want: Vec<f64> = x.chunks(vocab).zip(&targets).map(|(row, &t)| reference::nll(&wide(row), t as usize)).collect();
             assert_close("nll", &nll, &want, 1e-6);
+            let greatest = |row: &[f32]| (0..row.len()).max_by(|&a, &b| row[a].total_cmp(&row[b])).unwrap_or(0);
+            let want: Vec<f64> = x.chunks(vocab).map(|row| -reference::nll(&wide(row), greatest(row))).collect();
+            assert_close("largest", &largest, &want, 1e-6);
 
             let (mut nll_too, mut correct_too) = (vec![f32::NAN; rows], vec![false; rows]);
             cross_entropy_gradient(&mut x.clone(), vocab, &targets, 1.0, &mut nll_too, &mut correct_too);
@@ -159,7 +167,7 @@ mod tests {
     fn only_the_first_of_equal_maxima_is_correct() {
         let x = [1.0, 3.0, 3.0, 0.0].repeat(4);
         let (mut nll, mut correct) = ([0.0; 4], [false; 4]);
-        cross_entropy(&x, 4, &[0, 1, 2, 3], &mut nll, &mut correct);
+        cross_entropy(&x, 4, &[0, 1, 2, 3], &mut nll, &mut correct, &mut [0.0; 4]);
         assert_eq!(correct, [false, true, false, false]);
     }
 
@@ -169,7 +177,7 @@ mod tests {
             let mut x = logits(1, 100);
             x[40] = bad;
             let (mut nll, mut correct) = ([0.0], [false]);
-            cross_entropy(&x, 100, &[3], &mut nll, &mut correct);
+            cross_entropy(&x, 100, &[3], &mut nll, &mut correct, &mut [0.0]);
             assert!(!nll[0].is_finite(), "{bad}: {}", nll[0]);
         }
     }

@@ -3,6 +3,7 @@
 pub mod activation;
 pub mod adamw;
 pub mod attention;
+pub mod cosine;
 pub mod elementwise;
 pub mod embedding;
 pub mod gemm;

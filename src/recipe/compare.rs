@@ -10,8 +10,9 @@ use crate::error::{Error, Result};
 
 /// Keys that change when and where something is done, but not one trained number.
 /// The base's path is among them because its content is compared by hash; the schedule's keys are compared by what they gave so far.
-const FREE: [&str; 13] = [
+const FREE: [&str; 14] = [
     "eval",
+    "route",
     "data.learn",
     "data.forget",
     "model.path",

@@ -20,7 +20,9 @@ use crate::data::{HeldOutConfig, StreamConfig};
 use crate::error::{Error, Result};
 use crate::grow::{Growth, Initialisation, Module, Placement, Sizes};
 use crate::model::Precision;
+use crate::route::Router;
 use crate::train::TrainConfig;
+pub(crate) use section::suggestion;
 
 /// The largest recipe that is read: they are written by hand.
 const MAX_BYTES: u64 = 1 << 20;
@@ -38,6 +40,8 @@ pub struct Recipe {
     pub train: TrainConfig,
     /// When and how it is measured.
     pub eval: EvalConfig,
+    /// The `[route]` table: routers that are measured beside the heads; the first is the run's own. None without a second head.
+    pub routers: Vec<Router>,
 }
 
 /// The `[model]` table.
@@ -63,22 +67,37 @@ pub enum MethodKind {
     /// # Paper
     /// SCALE-Adapt.
     ScaleAdapt,
+    /// Trained as [`MethodKind::ScaleAdapt`], with a router between the two heads.
+    ///
+    /// # Paper
+    /// SCALE-Route.
+    ScaleRoute,
     /// All of the base, and no expansion: full fine-tuning, to compare with.
     Full,
 }
 
 impl MethodKind {
     /// All kinds with the names used in recipes.
-    pub const ALL: [(&'static str, Self); 3] =
-        [("scale-preserve", Self::ScalePreserve), ("scale-adapt", Self::ScaleAdapt), ("full", Self::Full)];
+    pub const ALL: [(&'static str, Self); 4] = [
+        ("scale-preserve", Self::ScalePreserve),
+        ("scale-adapt", Self::ScaleAdapt),
+        ("scale-route", Self::ScaleRoute),
+        ("full", Self::Full),
+    ];
 
     /// The name used in recipes, files and JSON.
     pub fn as_str(self) -> &'static str {
         match self {
             Self::ScalePreserve => "scale-preserve",
             Self::ScaleAdapt => "scale-adapt",
+            Self::ScaleRoute => "scale-route",
             Self::Full => "full",
         }
+    }
+
+    /// Whether W12 is trained, in the layers and modules that the recipe chooses.
+    pub fn adapts(self) -> bool {
+        matches!(self, Self::ScaleAdapt | Self::ScaleRoute)
     }
 
     /// Whether the model is widened.
@@ -102,9 +121,9 @@ pub struct MethodConfig {
     pub intermediate_size: Option<usize>,
     /// What W21 and W22 start from.
     pub init: Initialisation,
-    /// The lowest layers whose W12 stays zero (`scale-adapt`).
+    /// The lowest layers whose W12 stays zero (`scale-adapt`, `scale-route`).
     pub preserved_layers: Option<usize>,
-    /// The modules whose W12 is trained above them (`scale-adapt`).
+    /// The modules whose W12 is trained above them (`scale-adapt`, `scale-route`).
     pub modules: Vec<Module>,
     /// Seed of the expansion's random values.
     pub seed: u64,
@@ -196,7 +215,7 @@ impl Recipe {
             method.num_attention_heads = Some(growth.sizes.num_attention_heads);
             method.num_key_value_heads = Some(growth.sizes.num_key_value_heads);
             method.intermediate_size = Some(growth.sizes.intermediate_size);
-            if method.kind == MethodKind::ScaleAdapt {
+            if method.kind.adapts() {
                 method.preserved_layers = Some(growth.placement.preserved_layers);
                 method.modules = growth.placement.modules;
             }
@@ -213,7 +232,7 @@ impl Recipe {
         let placement = match method.kind {
             MethodKind::Full => return Ok(None),
             MethodKind::ScalePreserve => Placement::preserve(config),
-            MethodKind::ScaleAdapt => Placement {
+            MethodKind::ScaleAdapt | MethodKind::ScaleRoute => Placement {
                 preserved_layers: method.preserved_layers.unwrap_or(Placement::adapt(config).preserved_layers),
                 modules: method.modules.clone(),
             },

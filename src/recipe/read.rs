@@ -10,6 +10,7 @@ use crate::data::{CorpusConfig, Format, HeldOutConfig, Split, StreamConfig, Trai
 use crate::error::{Error, Result};
 use crate::grow::{Initial, Initialisation, Module};
 use crate::model::{Block, Precision};
+use crate::route::{self, Router};
 use crate::train::TrainConfig;
 use crate::train::optimizer::AdamWConfig;
 use crate::train::schedule::{LearningRates, Schedule, ScheduleKind};
@@ -31,7 +32,7 @@ pub(super) fn recipe(table: Table, folder: &Path) -> Result<Recipe> {
 
 /// The first key that would be right in another section.
 fn misplaced(table: &Table) -> Option<(String, String)> {
-    const HOME: [(&str, &[&str]); 4] = [
+    const HOME: [(&str, &[&str]); 5] = [
         ("data", &["sequence_length", "document_mask", "open_documents", "learn", "forget", "max_held_out_tokens"]),
         ("train", &["steps", "learning_rate", "gradient_accumulation", "warmup_steps", "weight_decay", "recompute", "threads"]),
         (
@@ -39,6 +40,7 @@ fn misplaced(table: &Table) -> Option<(String, String)> {
             &["hidden_size", "num_attention_heads", "num_key_value_heads", "intermediate_size", "init", "preserved_layers", "modules"],
         ),
         ("model", &["dtype"]),
+        ("route", &["router"]),
     ];
     let home = |key: &str| HOME.iter().find(|(_, keys)| keys.contains(&key)).map(|(section, _)| *section);
     table.iter().find_map(|(name, value)| match value {
@@ -53,7 +55,7 @@ fn misplaced(table: &Table) -> Option<(String, String)> {
 fn read(table: Table, folder: &Path) -> Result<Recipe> {
     let mut all = Section::new("", table);
     let (model, method, data) = (all.section("model")?, all.section("method")?, all.section("data")?);
-    let (train, eval) = (all.section("train")?, all.section("eval")?);
+    let (train, eval, route) = (all.section("train")?, all.section("eval")?, all.section("route")?);
     all.finish()?;
     let model = read_model(model, folder)?;
     let data = read_data(data, folder)?;
@@ -61,7 +63,8 @@ fn read(table: Table, folder: &Path) -> Result<Recipe> {
     let train = read_train(train, kind)?;
     let method = read_method(method, kind, train.seed)?;
     let eval = read_eval(eval, &data, &train)?;
-    Ok(Recipe { model, method, data, train, eval })
+    let routers = read_route(route, kind)?;
+    Ok(Recipe { model, method, data, train, eval, routers })
 }
 
 fn missing(section: &Section, key: &str, example: &str) -> Error {
@@ -104,13 +107,13 @@ fn read_method(mut section: Section, kind: MethodKind, seed: u64) -> Result<Meth
     if kind == MethodKind::Full && (init.is_some() || sized.iter().any(Option::is_some)) {
         return Err(Error::usage("method: `full` trains the base and adds nothing to it, so sizes and init have no meaning there"));
     }
-    if kind != MethodKind::ScaleAdapt && (method.preserved_layers.is_some() || modules.is_some()) {
+    if !kind.adapts() && (method.preserved_layers.is_some() || modules.is_some()) {
         return Err(Error::usage(format!(
             "method: preserved_layers and modules say where expansion_to_base is trained, and `{}` trains it nowhere\n  hint: kind = \"scale-adapt\" does",
             kind.as_str()
         )));
     }
-    if kind == MethodKind::ScaleAdapt {
+    if kind.adapts() {
         method.modules = modules.unwrap_or_else(|| vec![Module::Attention]);
     }
     method.init = init.unwrap_or_default();
@@ -252,7 +255,7 @@ fn check_blocks<'a>(method: MethodKind, blocks: impl Iterator<Item = &'a Block>)
         let trained = match method {
             MethodKind::Full => block == Block::Base,
             MethodKind::ScalePreserve => !matches!(block, Block::Base | Block::ExpansionToBase),
-            MethodKind::ScaleAdapt => block != Block::Base,
+            MethodKind::ScaleAdapt | MethodKind::ScaleRoute => block != Block::Base,
         };
         if !trained {
             return Err(Error::usage(format!("train.learning_rates.{block}: the method `{}` does not train this block", method.as_str())));
@@ -277,4 +280,40 @@ fn read_eval(mut section: Section, data: &DataConfig, train: &TrainConfig) -> Re
     };
     section.finish()?;
     Ok(config)
+}
+
+/// `router = "bayes"`, or a list of routers; each may have settings.
+fn read_route(mut section: Section, method: MethodKind) -> Result<Vec<Router>> {
+    let texts = match section.take("router") {
+        None => None,
+        Some(Value::String(text)) => Some(vec![text]),
+        Some(Value::Array(items)) => Some(
+            items
+                .into_iter()
+                .map(|item| match item {
+                    Value::String(text) => Ok(text),
+                    other => Err(section.error("router", format!("expected routers such as \"bayes:share=0.01\", found {other}"))),
+                })
+                .collect::<Result<_>>()?,
+        ),
+        Some(other) => return Err(section.error("router", format!("expected a router such as \"bayes\" or a list of them, found {other}"))),
+    };
+    if texts.is_some() && !method.widens() {
+        let message = format!("a router chooses between two heads, and `{}` gives a model with one", method.as_str());
+        return Err(section.error("router", message));
+    }
+    let routers = match texts {
+        Some(texts) if texts.is_empty() => Vec::new(),
+        Some(texts) => route::parse_list(&texts.join(",")).map_err(|error| match error {
+            Error::Usage(message) => section.error("router", message),
+            other => other,
+        })?,
+        None if method == MethodKind::ScaleRoute => vec![Router::default()],
+        None => Vec::new(),
+    };
+    if method == MethodKind::ScaleRoute && routers.is_empty() {
+        return Err(section.error("router", "`scale-route` needs a router\n  hint: leave the key out for the default one"));
+    }
+    section.finish()?;
+    Ok(routers)
 }

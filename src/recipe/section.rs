@@ -198,7 +198,7 @@ impl Section {
 }
 
 /// `\n  hint: did you mean …?` for the nearest of `known`, or nothing where none is near.
-pub(super) fn suggestion<'a>(text: &str, known: impl Iterator<Item = &'a str>) -> String {
+pub(crate) fn suggestion<'a>(text: &str, known: impl Iterator<Item = &'a str>) -> String {
     let limit = text.chars().count().div_ceil(3).max(1);
     known
         .map(|name| (distance(text, name), name))

@@ -3,7 +3,7 @@
 use serde::Serialize;
 use toml::{Table, Value};
 
-use super::{DataConfig, EvalConfig, MethodConfig, MethodKind, Recipe};
+use super::{DataConfig, EvalConfig, MethodConfig, Recipe};
 use crate::train::TrainConfig;
 use crate::train::schedule::ScheduleKind;
 
@@ -12,6 +12,8 @@ pub(super) fn table(recipe: &Recipe) -> Table {
     let mut model = Table::new();
     put(&mut model, "path", recipe.model.path.to_string_lossy());
     put(&mut model, "dtype", recipe.model.dtype);
+    let mut route = Table::new();
+    put(&mut route, "router", &recipe.routers);
     let sections = [
         ("model", model),
         ("method", method(&recipe.method)),
@@ -19,7 +21,8 @@ pub(super) fn table(recipe: &Recipe) -> Table {
         ("train", train(&recipe.train)),
         ("eval", eval(&recipe.eval)),
     ];
-    sections.into_iter().map(|(name, section)| (name.to_string(), Value::Table(section))).collect()
+    let route = (!recipe.routers.is_empty()).then_some(("route", route));
+    sections.into_iter().chain(route).map(|(name, section)| (name.to_string(), Value::Table(section))).collect()
 }
 
 fn put(table: &mut Table, key: &str, value: impl Serialize) {
@@ -47,7 +50,7 @@ fn method(method: &MethodConfig) -> Table {
         put(&mut table, "init", method.init);
         put(&mut table, "seed", method.seed);
     }
-    if method.kind == MethodKind::ScaleAdapt {
+    if method.kind.adapts() {
         if let Some(layers) = method.preserved_layers {
             put(&mut table, "preserved_layers", layers);
         }

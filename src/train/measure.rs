@@ -5,10 +5,11 @@ use std::path::Path;
 use crate::checkpoint::BaseCheckpoint;
 use crate::data::{Encode, HeldOut, HeldOutConfig, Progress, WindowConfig};
 use crate::error::Result;
-use crate::eval::{CorpusResult, Reference, perplexity};
+use crate::eval::{CorpusResult, Measure, Reference, perplexity};
 use crate::model::Model;
 use crate::ops::tensor::release_unused;
 use crate::recipe::Recipe;
+use crate::route::Router;
 
 /// What a run is measured on.
 pub struct Suite {
@@ -16,6 +17,8 @@ pub struct Suite {
     corpora: Vec<(&'static str, HeldOut)>,
     windows: WindowConfig,
     representation: bool,
+    /// Measured beside the heads.
+    routers: Vec<Router>,
     /// The base that a fully fine-tuned model's representation is compared with.
     base: Option<Model>,
 }
@@ -44,7 +47,7 @@ impl Suite {
         let needs_base = eval.representation && !recipe.method.kind.widens() && !corpora.is_empty();
         let base = if needs_base { Some(Model::from_base(base, recipe.model.dtype, false)?) } else { None };
         let windows = WindowConfig { window: eval.window, stride: eval.stride, batch_size: eval.batch_size, bos };
-        Ok(Self { corpora, windows, representation: eval.representation, base })
+        Ok(Self { corpora, windows, representation: eval.representation, routers: recipe.routers.clone(), base })
     }
 
     /// Whether there is nothing to measure on.
@@ -67,11 +70,12 @@ impl Suite {
             (Some(base), true) => Reference::Model(base),
             (None, true) => Reference::Preservation,
         };
+        let measure = Measure { windows: self.windows, reference, routers: &self.routers };
         let mut before = 0;
         let mut results = Vec::new();
         release_unused();
         for (group, corpus) in &self.corpora {
-            let result = perplexity(model, corpus, self.windows, reference, &mut |tokens| progress(before + tokens))?;
+            let result = perplexity(model, corpus, measure, None, &mut |tokens| progress(before + tokens))?;
             before += result.scored_tokens;
             results.push((*group, result));
         }

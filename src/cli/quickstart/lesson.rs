@@ -11,6 +11,7 @@ use treering::eval::{Question, QuestionResult, leading_token, questions};
 use treering::grow::file::BaseReference;
 use treering::model::{Model, Parameter};
 use treering::recipe::Recipe;
+use treering::route::Router;
 use treering::train::measure::Suite;
 use treering::train::metrics::Record;
 use treering::train::{Hooks, Outcome, RunFolder, Trainer, build, trainer};
@@ -38,7 +39,7 @@ pub struct Lesson<'a> {
 pub struct Answers {
     /// Steps taken.
     pub step: u64,
-    /// About the people whom the base knew, one entry a head.
+    /// About the people whom the base knew, one entry a head, and one for the default router between two.
     pub old: Vec<QuestionResult>,
     /// About the people who were taught.
     pub new: Vec<QuestionResult>,
@@ -99,7 +100,8 @@ impl<'a> Lesson<'a> {
                 display.borrow_mut().phase("asking", tokens, total, "");
                 check_stop()
             })?;
-            let ask = |asked: &[Question]| questions(model, asked, SEQUENCE_LENGTH, ROWS);
+            let routers = if model.heads().len() > 1 { &[Router::default()][..] } else { &[] };
+            let ask = |asked: &[Question]| questions(model, asked, SEQUENCE_LENGTH, ROWS, routers);
             let found = Answers { step, old: ask(&old)?, new: ask(&new)? };
             let mut metrics: Vec<(String, f64)> = results.iter().flat_map(|(group, result)| result.metrics(group)).collect();
             metrics.extend(found.metrics());
@@ -123,7 +125,7 @@ impl Answers {
     /// The answers as named numbers for the run's metrics.
     fn metrics(&self) -> Vec<(String, f64)> {
         let named = |people: &str, results: &[QuestionResult]| -> Vec<(String, f64)> {
-            let path = |r: &QuestionResult| format!("questions/{people}/{}", treering::eval::head_name(r.head));
+            let path = |r: &QuestionResult| format!("questions/{people}/{}", r.head);
             let values = |r: &QuestionResult| {
                 [
                     (format!("{}/first_token_accuracy", path(r)), r.first_token_accuracy),

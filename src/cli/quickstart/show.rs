@@ -4,7 +4,7 @@ use std::path::Path;
 use std::time::Duration;
 
 use serde::Serialize;
-use treering::eval::head_name;
+use treering::eval::{Speaker, head_name};
 use treering::model::Head;
 use treering::report::axis::group_thousands;
 use treering::report::terminal::{self, Line};
@@ -18,7 +18,7 @@ use super::world::World;
 pub struct Results {
     /// The base's share of right first tokens.
     base: Shares,
-    /// One entry a method and head.
+    /// One entry a method and head, and one for the router between two heads.
     rows: Vec<Row>,
     /// Wall-clock time of the whole quickstart.
     seconds: f64,
@@ -36,11 +36,11 @@ struct Shares {
     new_people_whole: f64,
 }
 
-/// One head of one method.
+/// One head of one method, or its heads under the default router.
 #[derive(Debug, Serialize)]
 struct Row {
     method: String,
-    head: Head,
+    head: Speaker,
     trained_parameters: usize,
     tokens_per_second: f64,
     /// By ascending step.
@@ -54,8 +54,9 @@ impl Row {
 
     fn name(&self) -> String {
         match self.head {
-            Head::Base => self.method.clone(),
-            head => format!("{}, {} head", self.method, head_name(head)),
+            Speaker::Head(Head::Base) => self.method.clone(),
+            Speaker::Head(head) => format!("{}, {} head", self.method, head_name(head)),
+            Speaker::Router(router) => format!("{}, routed by {router}", self.method),
         }
     }
 }
@@ -85,7 +86,7 @@ impl Results {
         };
         let mut rows = Vec::new();
         for lesson in lessons {
-            let heads: Vec<Head> = lesson.answers.last().map_or(Vec::new(), |a| a.old.iter().map(|r| r.head).collect());
+            let heads: Vec<Speaker> = lesson.answers.last().map_or(Vec::new(), |a| a.old.iter().map(|r| r.head).collect());
             for (index, head) in heads.into_iter().enumerate() {
                 rows.push(Row {
                     method: lesson.name.to_owned(),
@@ -125,7 +126,7 @@ impl Results {
     fn table(&self) -> Table {
         let mut table = Table::new([
             ("method", Align::Left),
-            ("head", Align::Left),
+            ("head or router", Align::Left),
             ("old people", Align::Right),
             ("new people", Align::Right),
             ("trained", Align::Right),
@@ -141,7 +142,11 @@ impl Results {
             };
             table.row([
                 once(row.method.clone()),
-                if row.head == Head::Base { "only one".into() } else { head_name(row.head).into() },
+                match row.head {
+                    Speaker::Head(Head::Base) => "only one".into(),
+                    Speaker::Head(head) => head_name(head).into(),
+                    Speaker::Router(router) => format!("routed by {router}"),
+                },
                 cell(|s| s.old_people),
                 cell(|s| s.new_people),
                 once(group_thousands(&row.trained_parameters.to_string())),
@@ -183,7 +188,7 @@ impl Results {
                 };
             sentences.push(format!("- {}: {kept}; of the new people's it knows {}.", row.name(), percent(last.new_people_whole)));
         }
-        sentences.push("Both heads are one model: `generate --head preservation` says what the base would have said, to the bit.".into());
+        sentences.push("Both heads are one model: `generate --head preservation` says what the base would have said, to the bit; `generate --router bayes --trace` shows who speaks.".into());
         sentences.join("\n")
     }
 

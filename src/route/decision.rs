@@ -1,0 +1,90 @@
+//! The heads' weights for one token, and what they make of the heads' distributions.
+
+/// What a router decided for one token.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Decision {
+    /// Logarithms of weights that sum to one; `-∞` is a head that has no say.
+    log_weights: Vec<f64>,
+}
+
+impl Decision {
+    /// Everything to one of `heads` heads.
+    pub(super) fn only(head: usize, heads: usize) -> Self {
+        let mut log_weights = vec![f64::NEG_INFINITY; heads];
+        log_weights[head] = 0.0;
+        Self { log_weights }
+    }
+
+    /// Weights in these proportions; equal ones where the proportions say nothing (all zero, or not numbers).
+    pub(super) fn in_proportion(mut log_weights: Vec<f64>) -> Self {
+        let total = log_sum(&log_weights);
+        if total.is_finite() {
+            log_weights.iter_mut().for_each(|w| *w -= total);
+        } else {
+            let equal = -(log_weights.len() as f64).ln();
+            log_weights.fill(equal);
+        }
+        Self { log_weights }
+    }
+
+    /// The weight of a head, 0 to 1.
+    pub fn weight(&self, head: usize) -> f64 {
+        self.log_weights[head].exp()
+    }
+
+    /// The head that speaks for a token to which the heads give these log-probabilities (nats): the one that has the greatest part in the mixture's
+    /// probability, the first of equals. Of the heads' favourite tokens it is the head whose favourite is the most probable.
+    pub fn speaker(&self, log_probs: &[f32]) -> usize {
+        let with_a_say = self.log_weights.iter().zip(log_probs).enumerate().filter(|(_, (w, _))| **w > f64::NEG_INFINITY);
+        let parts = with_a_say.map(|(head, (w, &p))| (head, if p.is_nan() { f64::NEG_INFINITY } else { w + f64::from(p) }));
+        parts.reduce(|best, next| if next.1 > best.1 { next } else { best }).map_or(0, |best| best.0)
+    }
+
+    /// The mixture's log-probability (nats) of a token to which the heads give these; exactly the head's own where one head has all the weight.
+    pub fn log_prob(&self, log_probs: &[f32]) -> f64 {
+        let terms: Vec<f64> = self.terms(log_probs.iter().map(|&p| f64::from(p))).collect();
+        match terms.as_slice() {
+            [one] => *one,
+            several => log_sum(several),
+        }
+    }
+
+    /// Logits of the mixture, from the heads' logits: a head's own where it has all the weight, and otherwise log-probabilities.
+    ///
+    /// # Shapes
+    /// `logits` one `[vocab_size]` a head, result `[vocab_size]`.
+    pub fn mix(&self, logits: &[Vec<f32>]) -> Vec<f32> {
+        let mut with_a_say = self.log_weights.iter().zip(logits).filter(|(w, _)| **w > f64::NEG_INFINITY).map(|(_, logits)| logits);
+        if let (Some(only), None) = (with_a_say.next(), with_a_say.next()) {
+            return only.clone();
+        }
+        let normalisers: Vec<f64> = logits.iter().map(|row| log_normaliser(row)).collect();
+        let mut terms = Vec::with_capacity(logits.len());
+        let of_token = |token: usize| {
+            terms.clear();
+            terms.extend(self.terms(logits.iter().zip(&normalisers).map(|(row, n)| f64::from(row[token]) - n)));
+            log_sum(&terms) as f32
+        };
+        (0..logits.first().map_or(0, Vec::len)).map(of_token).collect()
+    }
+
+    /// `ln(weight · probability)` of every head that has a say.
+    fn terms(&self, log_probs: impl Iterator<Item = f64>) -> impl Iterator<Item = f64> {
+        self.log_weights.iter().zip(log_probs).filter(|(w, _)| **w > f64::NEG_INFINITY).map(|(w, p)| w + p)
+    }
+}
+
+/// `ln Σ e^x`; `-∞` for nothing, NaN where one is NaN.
+pub(super) fn log_sum(x: &[f64]) -> f64 {
+    if x.iter().any(|v| v.is_nan()) {
+        return f64::NAN;
+    }
+    let max = x.iter().copied().fold(f64::NEG_INFINITY, f64::max);
+    if max.is_infinite() { max } else { max + x.iter().map(|v| (v - max).exp()).sum::<f64>().ln() }
+}
+
+/// `ln Σ e^logit`: a logit less this is a log-probability (nats).
+pub fn log_normaliser(logits: &[f32]) -> f64 {
+    let max = logits.iter().copied().fold(f32::NEG_INFINITY, f32::max);
+    f64::from(max) + logits.iter().map(|&l| f64::from(l - max).exp()).sum::<f64>().ln()
+}

@@ -1,0 +1,109 @@
+//! Routers: which head answers, token by token, without any training.
+//!
+//! 1. [`Router`]: the routers there are, with their settings, and how they are written (`bayes:share=0.01,prior=0.5`).
+//! 2. [`Route`]: one router on its way through one document. It decides from what is known before a token ([`Signals`], and the tokens seen so far) and
+//!    is then told what each head had thought of the token that came.
+//! 3. [`Decision`]: the heads' weights for one token; the prediction is the weighted mixture of the heads' distributions.
+//!
+//! # Paper
+//! Section 3.3, SCALE-Route: the cosine of the two heads' logits. The other routers are ours (docs/method.md § 5).
+
+mod decision;
+mod evidence;
+mod parse;
+mod state;
+#[cfg(test)]
+mod tests;
+
+pub use decision::{Decision, log_normaliser};
+pub use parse::parse_list;
+pub use state::{Route, Signals};
+
+use crate::error::{Error, Result};
+use crate::model::Model;
+
+/// How the heads' shares in a prediction are decided. Written and read as [`std::fmt::Display`] and [`std::str::FromStr`] have it.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub enum Router {
+    /// The first head, always: the base.
+    Preserve,
+    /// The last head, always.
+    Adapt,
+    /// The preservation head where the two heads' logits point the same way, else the adaptation head.
+    ///
+    /// # Paper
+    /// Section 3.3.
+    Cosine {
+        /// The smallest cosine at which the preservation head answers.
+        threshold: f64,
+    },
+    /// The head whose most probable token is the more probable; the preservation head of equals.
+    Confidence,
+    /// A mixture of the heads, each weighted by the probability it gave to the tokens seen so far.
+    ///
+    /// With `share` 0 the loss over a document exceeds the better head's by no more than `−ln` of that head's prior, ln 2 by default, whatever the
+    /// text. With a share above 0 the same holds against every sequence of heads, for a price a change and a token (docs/method.md § 5).
+    Bayes {
+        /// Part of the weights that returns to the prior after every token, so that the heads can take turns.
+        share: f64,
+        /// Weight of the adaptation head at the beginning of a document.
+        prior: f64,
+    },
+    /// A mixture of `bayes` and of another that keeps its evidence apart for tokens on which one head is much surer than the other: the surer one is
+    /// trusted until it is found wrong *when it is sure*. What earned a head its weight on other tokens, such as a question's, does not silence it here.
+    ///
+    /// With `share` 0 the loss over a document exceeds that of `bayes:share=0` by at most ln 2.
+    BayesConfidence {
+        /// As for `bayes`.
+        share: f64,
+        /// As for `bayes`.
+        prior: f64,
+        /// Nats by which a head's most probable token must be more probable than the other's for it to be surer.
+        margin: f64,
+        /// Weight of the surer head before there is any evidence about it.
+        trust: f64,
+    },
+}
+
+impl Router {
+    /// Names of all routers, in the order in which help and messages list them.
+    pub const NAMES: [&'static str; 6] = ["preserve", "adapt", "cosine", "confidence", "bayes", "bayes-confidence"];
+    /// The default threshold of `cosine`.
+    ///
+    /// # Paper
+    /// Section 3.3.
+    pub const THRESHOLD: f64 = 0.5;
+    /// The default share of `bayes`.
+    pub const SHARE: f64 = 1e-3;
+    /// The default prior of `bayes`.
+    pub const PRIOR: f64 = 0.5;
+
+    /// The default margin of `bayes-confidence`.
+    pub const MARGIN: f64 = 1.0;
+    /// The default trust of `bayes-confidence`.
+    pub const TRUST: f64 = 0.9;
+
+    /// Whether it looks at [`Signals::cosine`], which costs a pass over the logits.
+    pub fn needs_cosine(self) -> bool {
+        matches!(self, Self::Cosine { .. })
+    }
+}
+
+impl Default for Router {
+    fn default() -> Self {
+        Self::Bayes { share: Self::SHARE, prior: Self::PRIOR }
+    }
+}
+
+/// Refuses routers for a model with one head.
+///
+/// # Errors
+/// [`Error::Usage`] where there is a router and nothing to choose between.
+pub fn check(model: &Model, routers: &[Router]) -> Result<()> {
+    match routers.first() {
+        Some(router) if model.heads().len() < 2 => Err(Error::usage(format!(
+            "router `{router}`: this model has one head, and a router chooses between two; a model gets a second head when it is widened (train with a scale- method, or `treering grow`)"
+        ))),
+        _ => Ok(()),
+    }
+}

@@ -1,0 +1,260 @@
+//! Routers on a trained model: as methods of a recipe, in `eval`, and in `generate`.
+
+mod train_world;
+
+use std::collections::BTreeMap;
+use std::f64::consts::LN_2;
+use std::fs;
+use std::path::Path;
+
+use serde_json::Value;
+use train_world::{World, deterministic, failed, succeeded};
+use treering::train::metrics::{self, METRICS_FILE, Record};
+
+const ROUTERS: &str =
+    "preserve,adapt,cosine,cosine:threshold=0.99,confidence,bayes,bayes:share=0,bayes-confidence,bayes:share=0.1,prior=0.25";
+
+/// A world with the run `run`: `scale-route`, trained long enough for its heads to differ.
+fn world() -> World {
+    let world = World::new();
+    world.recipe("scale-route", "");
+    let set = ["--set", "train.steps=60", "--set", "train.batch_size=8", "--set", "eval.every_steps=60"];
+    succeeded(&world.train("scale-route", "run", &set));
+    world
+}
+
+fn json(world: &World, arguments: &[&str]) -> Value {
+    let output = world.treering(arguments);
+    succeeded(&output);
+    serde_json::from_slice(&output.stdout).unwrap()
+}
+
+fn lines(path: &Path) -> Vec<Value> {
+    fs::read_to_string(path).unwrap().lines().map(|line| serde_json::from_str(line).unwrap()).collect()
+}
+
+fn number(value: &Value) -> f64 {
+    value.as_f64().unwrap_or_else(|| panic!("{value} is no number"))
+}
+
+/// Names and numbers of a run's last measurement.
+fn last_evaluation(world: &World, run: &str) -> BTreeMap<String, f64> {
+    let records = metrics::read(world.path(run).join(METRICS_FILE)).unwrap();
+    let last = records.into_iter().rev().find_map(|record| match record {
+        Record::Eval(record) => Some(record.values),
+        Record::Train(_) => None,
+    });
+    last.unwrap().into_iter().map(|(name, value)| (name, value.unwrap())).collect()
+}
+
+#[test]
+fn scale_route_trains_as_scale_adapt_does_and_measures_its_routers_at_every_evaluation() {
+    let world = World::new();
+    for kind in ["scale-adapt", "scale-route"] {
+        world.recipe(kind, "");
+    }
+    succeeded(&world.train("scale-adapt", "adapt", &[]));
+    let routers = r#"route.router=["bayes:share=0", "bayes:share=0.01,prior=0.25", "cosine"]"#;
+    succeeded(&world.train("scale-route", "route", &["--set", routers]));
+    let ((_, adapt, moments), (_, route, moments_too)) = (deterministic(&world.path("adapt")), deterministic(&world.path("route")));
+    assert!(adapt == route && moments == moments_too, "a router changes nothing that is trained");
+
+    let values = last_evaluation(&world, "route");
+    for corpus in ["learn/new-held-out", "forget/old-held-out"] {
+        let of = |name: &str| values[&format!("{corpus}/{name}/perplexity")];
+        assert!(of("bayes:share=0") < 1.03 * of("preservation").min(of("adaptation")), "{corpus}");
+        assert!(of("bayes:share=0.01,prior=0.25") > 0.0 && of("cosine") > 0.0);
+        assert!((0.0..=1.0).contains(&values[&format!("{corpus}/cosine/adaptation_share")]));
+    }
+    assert!(!last_evaluation(&world, "adapt").keys().any(|name| name.contains("bayes")));
+    let recipe = fs::read_to_string(world.path("route/recipe.toml")).unwrap();
+    assert!(recipe.contains(r#"router = ["bayes:share=0", "bayes:share=0.01,prior=0.25", "cosine"]"#), "{recipe}");
+
+    // Other routers may be measured on the way; what is trained must stay the same.
+    succeeded(&world.train("scale-route", "route", &["--resume", "--set", "route.router=confidence"]));
+    // The default, where nothing is said.
+    world.recipe("scale-route", "");
+    succeeded(&world.train("scale-route", "default", &["--set", "train.steps=2"]));
+    assert!(
+        last_evaluation(&world, "default")
+            .keys()
+            .any(|name| name.starts_with("forget/old-held-out/") && name.ends_with("/adaptation_share"))
+    );
+
+    let refused = |kind: &str, set: &str| {
+        world.recipe(kind, "");
+        failed(&world.train(kind, "refused", &["--set", set]), 2)
+    };
+    assert!(
+        refused("full", "route.router=bayes")
+            .contains("route.router: a router chooses between two heads, and `full` gives a model with one")
+    );
+    assert!(refused("scale-route", "route.router=bayse").contains("did you mean `bayes`?"));
+    assert!(
+        refused("scale-route", "route.router=bayes:share=2").contains("route.router: router `bayes`: share must be at least 0 and below 1")
+    );
+    assert!(refused("scale-route", "route.router=[]").contains("`scale-route` needs a router"));
+    assert!(refused("scale-route", "route.router=[1]").contains("expected routers such as"));
+    assert!(refused("scale-route", "route.routers=bayes").contains("did you mean `router`?"));
+    assert!(refused("scale-route", "eval.router=bayes").contains("`router` belongs to [route]"));
+}
+
+#[test]
+fn routers_keep_their_promises_on_every_document_in_one_pass() {
+    let world = world();
+    let trace = world.path("trace.jsonl");
+    let arguments = ["eval", "run", "--router", ROUTERS, "--window", "16", "--stride", "8", "--json", "--trace", trace.to_str().unwrap()];
+    let evaluation = json(&world, &arguments);
+    let tokens = lines(&trace);
+    let routers: Vec<&str> =
+        evaluation["corpora"][0]["routers"].as_array().unwrap().iter().map(|r| r["router"].as_str().unwrap()).collect();
+    let written = ["preserve", "adapt", "cosine", "cosine:threshold=0.99", "confidence"];
+    assert_eq!(routers[..5], written);
+    assert_eq!(routers.last(), Some(&"bayes:share=0.1,prior=0.25"));
+
+    // Each document's losses, of both heads and then of every router.
+    let mut documents: BTreeMap<(String, u64), (usize, Vec<f64>)> = BTreeMap::new();
+    for token in &tokens {
+        let key = (token["corpus"].as_str().unwrap().to_owned(), token["document"].as_u64().unwrap());
+        let heads: Vec<f64> = token["log_probs"].as_array().unwrap().iter().map(number).collect();
+        let decisions = token["decisions"].as_array().unwrap();
+        assert_eq!(decisions.len(), routers.len());
+        for decision in decisions {
+            let (weight, log_prob) = (number(&decision["adaptation_weight"]), number(&decision["log_prob"]));
+            assert!((0.0..=1.0).contains(&weight), "{decision}");
+            // The head speaks whose favourite is the more probable in the mixture.
+            let part = |head: usize, weight: f64| weight * number(&token["largest"][head]).exp();
+            let (preserved, adapted) = (part(0, 1.0 - weight), part(1, weight));
+            assert!((preserved - adapted).abs() < 1e-6 || (decision["head"] == "adaptation") == (adapted > preserved), "{token}");
+            let mixture = (1.0 - weight) * heads[0].exp() + weight * heads[1].exp();
+            assert!((log_prob - mixture.ln()).abs() < 1e-6, "{token}");
+        }
+        assert!(token["largest"].as_array().unwrap().iter().zip(&heads).all(|(l, p)| number(l) >= *p - 1e-6));
+        assert!((-1.0..=1.0).contains(&number(&token["cosine"])));
+        let (count, losses) = documents.entry(key).or_insert_with(|| (0, vec![0.0; 2 + routers.len()]));
+        *count += 1;
+        let all = heads.iter().copied().chain(decisions.iter().map(|d| number(&d["log_prob"])));
+        losses.iter_mut().zip(all).for_each(|(sum, p)| *sum -= p);
+    }
+    assert_eq!(documents.len(), 8);
+    assert!(documents.values().any(|(count, _)| *count > 16), "no document is longer than a window, so nothing is tested about windows");
+    let index = |router: &str| 2 + routers.iter().position(|r| *r == router).unwrap();
+    for ((corpus, document), (count, losses)) in &documents {
+        let best = losses[0].min(losses[1]);
+        assert!(losses[index("bayes:share=0")] <= best + LN_2 + 1e-6, "{corpus} {document}: {losses:?}");
+        // With a share, staying costs a little at every token.
+        let stay = |share: f64, prior: f64| -((1.0 - share + share * prior).ln()) * (*count as f64 - 1.0);
+        assert!(losses[index("bayes")] <= best + LN_2 + stay(1e-3, 0.5) + 1e-6, "{corpus} {document}");
+        let bound = (losses[0] - 0.75f64.ln() + stay(0.1, 0.75)).min(losses[1] - 0.25f64.ln() + stay(0.1, 0.25));
+        assert!(losses[index("bayes-confidence")] <= best + 2.0 * LN_2 + stay(1e-3, 0.5) * 2.0 + 1e-6, "{corpus} {document}");
+        assert!(losses[index("bayes:share=0.1,prior=0.25")] <= bound + 1e-6, "{corpus} {document}");
+    }
+
+    // The totals are the sums of what was traced, and fixed routers are their heads.
+    for corpus in evaluation["corpora"].as_array().unwrap() {
+        let name = corpus["name"].as_str().unwrap();
+        let of_corpus = || documents.iter().filter(|((c, _), _)| c == name).map(|(_, (_, losses))| losses);
+        for (at, result) in corpus["heads"].as_array().unwrap().iter().chain(corpus["routers"].as_array().unwrap()).enumerate() {
+            let sum: f64 = of_corpus().map(|losses| losses[at]).sum();
+            assert!((number(&result["nll"]) - sum).abs() < 1e-6 * sum, "{result}");
+            let perplexity = (number(&result["nll"]) / number(&corpus["scored_tokens"])).exp();
+            assert!((number(&result["perplexity"]) - perplexity).abs() < 1e-9 * perplexity);
+        }
+        for (head, router, share) in [(0, 0, 0.0), (1, 1, 1.0)] {
+            let (head, router) = (&corpus["heads"][head], &corpus["routers"][router]);
+            assert!((number(&head["nll"]) - number(&router["nll"])).abs() < 1e-9 * number(&head["nll"]));
+            assert_eq!((number(&router["adaptation_share"]), &router["accuracy"]), (share, &head["accuracy"]));
+        }
+        assert!(number(&corpus["routers"][6]["worst_document_excess"]) <= LN_2 + 1e-6);
+    }
+    let summary = evaluation["summary"].as_array().unwrap();
+    assert_eq!(summary.len(), 2 + routers.len());
+    assert_eq!((summary[0]["name"].as_str(), number(&summary[0]["forgetting_excess"])), (Some("preservation"), 0.0));
+    assert_eq!((summary[1]["name"].as_str(), number(&summary[1]["learning_excess"])), (Some("adaptation"), 0.0));
+
+    // The same heads without routers, and the routers of the run where none are named.
+    let plain = json(&world, &["eval", "run", "--window", "16", "--stride", "8", "--json"]);
+    assert_eq!(plain["corpora"][0]["heads"], evaluation["corpora"][0]["heads"]);
+    assert_eq!(plain["corpora"][0]["routers"].as_array().unwrap().len(), 1);
+    let text = world.treering(&["eval", "run", "--router", "bayes,cosine"]);
+    succeeded(&text);
+    let text = String::from_utf8(text.stdout).unwrap();
+    assert!(text.contains("adaptation spoke") && text.contains("over preservation"), "{text}");
+}
+
+/// A line of the held-out corpus as words.
+fn words(world: &World) -> Vec<String> {
+    let corpus = fs::read_to_string(world.path("new-held-out.jsonl")).unwrap();
+    let first: Value = serde_json::from_str(corpus.lines().next().unwrap()).unwrap();
+    first["text"].as_str().unwrap().split(' ').map(str::to_owned).collect()
+}
+
+#[test]
+fn decisions_know_the_past_only_and_a_prompt_is_evidence_for_generation() {
+    let world = world();
+    let words = words(&world);
+    let write = |name: &str, words: &[String]| {
+        fs::write(world.path(name), serde_json::json!({ "text": words.join(" ") }).to_string() + "\n").unwrap();
+    };
+    let other: Vec<String> = words[..12].iter().cloned().chain(words[..8].iter().rev().cloned()).collect();
+    write("one.jsonl", &words[..20]);
+    write("other.jsonl", &other);
+    let decisions = |corpus: &str| -> Vec<(u64, Vec<f64>)> {
+        let trace = world.path(&format!("{corpus}.trace"));
+        let arguments = ["--corpus", &format!("a={corpus}.jsonl"), "--router", ROUTERS, "--trace", trace.to_str().unwrap()];
+        succeeded(&world.treering(&[&["eval", "run", "--window", "32"], &arguments[..]].concat()));
+        let weights = |token: &Value| token["decisions"].as_array().unwrap().iter().map(|d| number(&d["adaptation_weight"])).collect();
+        lines(&trace).iter().map(|token| (token["position"].as_u64().unwrap(), weights(token))).collect()
+    };
+    let (one, other) = (decisions("one"), decisions("other"));
+    // Token 12 is the first that differs, and what was decided about it does not depend on it.
+    assert_eq!((one[11].0, one.len()), (12, 19));
+    assert_eq!(one[..12], other[..12]);
+    assert_ne!(one[12..], other[12..]);
+
+    let prompt = words[..12].join(" ");
+    for (index, router) in ["bayes", "bayes:share=0", "bayes-confidence"].into_iter().enumerate() {
+        let made = json(&world, &["generate", "run", "--router", router, "--prompt", &prompt, "--max-new-tokens", "6", "--json"]);
+        let (first, expected) = (number(&made["trace"][0]["adaptation_weight"]), one[11].1[5 + index]);
+        assert!((first - expected).abs() < 1e-3, "{router}: {first} {expected}");
+        assert_eq!(made["trace"].as_array().unwrap().len(), made["tokens"].as_array().unwrap().len());
+        let text: String = made["trace"].as_array().unwrap().iter().map(|t| t["text"].as_str().unwrap()).collect();
+        assert_eq!(made["text"], text);
+        assert_eq!((made["router"].as_str(), &made["head"]), (Some(router), &Value::Null));
+    }
+}
+
+#[test]
+fn generation_routes_and_shows_who_spoke() {
+    let world = world();
+    let prompt = words(&world)[..6].join(" ");
+    let ask = |more: &[&str]| json(&world, &[&["generate", "run", "--prompt", &prompt, "--max-new-tokens", "8", "--json"], more].concat());
+    for (router, head) in [("preserve", "preservation"), ("adapt", "adaptation")] {
+        let (routed, fixed) = (ask(&["--router", router]), ask(&["--head", head]));
+        assert_eq!(routed["tokens"], fixed["tokens"]);
+        assert!(routed["trace"].as_array().unwrap().iter().all(|t| t["head"] == head));
+        assert!(fixed["trace"].is_null() && fixed["head"] == head && fixed["router"].is_null());
+    }
+    // A run that was made to be routed is routed, unless a head is asked for.
+    assert!(ask(&[])["router"].is_string());
+    for router in ["cosine", "confidence", "bayes", "bayes-confidence"] {
+        let sampled = |seed: &str| ask(&["--router", router, "--temperature", "1.2", "--seed", seed])["tokens"].clone();
+        assert_eq!(sampled("3"), sampled("3"));
+    }
+    let streamed = world.treering(&["generate", "run", "--prompt", &prompt, "--max-new-tokens", "8", "--router", "adapt", "--trace"]);
+    succeeded(&streamed);
+    let (text, note) = (String::from_utf8(streamed.stdout).unwrap(), String::from_utf8(streamed.stderr).unwrap());
+    assert_eq!(text, format!("«{}»\n", ask(&["--head", "adaptation"])["text"].as_str().unwrap()));
+    assert!(note.contains("router adapt: adaptation head 100 %"), "{note}");
+
+    let refused = |arguments: &[&str]| failed(&world.treering(arguments), 2);
+    let one_head = "this model has one head, and a router chooses between two";
+    let corpus = ["--corpus", "a=new.jsonl"];
+    assert!(refused(&["generate", "base", "--prompt", "w1", "--router", "bayes"]).contains(one_head));
+    assert!(refused(&[&["eval", "base", "--router", "bayes"], &corpus[..]].concat()).contains(one_head));
+    assert!(refused(&["generate", "run", "--prompt", "w1", "--router", "confident"]).contains("did you mean `confidence`?"));
+    assert!(refused(&["eval", "run", "--router", "cosine:threshold=2"]).contains("threshold must be a cosine, from -1 to 1, not 2"));
+    assert!(refused(&["eval", "run", "--router", "bayes,bayes"]).contains("named twice"));
+    assert!(refused(&["generate", "run", "--prompt", "w1", "--head", "adaptation", "--trace"]).contains("--router"));
+    assert!(refused(&["generate", "run", "--prompt", "w1", "--router", "bayes", "--head", "adaptation"]).contains("cannot be used with"));
+}
