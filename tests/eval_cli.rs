@@ -59,6 +59,7 @@ fn a_small_quickstart_can_be_evaluated_generated_from_and_compared() {
     );
     let svg = std::fs::read_to_string(at.join("qs/quickstart.svg")).unwrap();
     assert!(svg.starts_with("<svg") && svg.contains("scale-preserve, adaptation head: old"));
+    assert!(at.join("qs/quickstart.html").exists());
     assert!(fail(&["quickstart", "--out", "qs"], at, 2).contains("something is here already"));
 
     evaluation(at);
@@ -152,9 +153,31 @@ fn comparison(at: &Path) {
         let evaluations = run["evaluations"].as_array().unwrap();
         assert_eq!((evaluations[0]["step"].as_u64(), evaluations.last().unwrap()["step"].as_u64()), (Some(0), Some(6)));
     }
-    for name in ["comparison.svg", "comparison.md", "comparison.json"] {
-        assert!(at.join("report").join(name).metadata().unwrap().len() > 0, "{name}");
+    for (name, begins) in [
+        ("comparison.html", "<!DOCTYPE html>"),
+        ("comparison.svg", "<svg "),
+        ("comparison.md", "| run "),
+        ("comparison.csv", "run,method,model,step,"),
+        ("comparison.json", "{\"runs\":["),
+    ] {
+        let text = std::fs::read_to_string(at.join("report").join(name)).unwrap();
+        assert!(text.starts_with(begins), "{name}: {text:.100}");
     }
+    // What the trainer notes at each measurement reaches the page, and the quickstart has written the same one.
+    let full = &compared["runs"][1];
+    let blocks = full["trained_parameters_by_block"].as_object().unwrap();
+    assert_eq!(blocks.values().map(number).sum::<f64>(), number(&full["trained_parameters"]));
+    assert!(!cfg!(target_os = "linux") || number(&full["peak_memory_bytes"]) > 1e6);
+    let page = std::fs::read_to_string(at.join("report/comparison.html")).unwrap();
+    assert_eq!(page, std::fs::read_to_string(at.join("qs/quickstart.html")).unwrap());
+    assert!(page.contains("Questions about old people") && page.contains("<section id=\"memory\">\n<h2>Peak memory"));
+
+    let text = succeed(&[&["compare"], &runs[..], &["--out", "a.html", "--out", "pages/b.csv"]].concat(), at);
+    assert!(text.contains("written: a.html\nwritten: pages/b.csv"), "{text}");
+    assert_eq!(std::fs::read_to_string(at.join("a.html")).unwrap(), page);
+    assert_eq!(std::fs::read_to_string(at.join("pages/b.csv")).unwrap(), succeed(&[&["compare"], &runs[..], &["--csv"]].concat(), at));
+    assert!(fail(&[&["compare"], &runs[..], &["--out", "report.pdf"]].concat(), at, 2).contains("report.pdf: expected a file ending in"));
+    assert!(!at.join("report.pdf").exists());
     let table = succeed(&[&["compare"], &runs[..], &["--markdown"]].concat(), at);
     assert!(table.starts_with("| run") && table.contains("| scale-preserve "));
     assert!(fail(&["compare", "qs/base"], at, 2).contains("no run is here"));

@@ -41,6 +41,10 @@ fn every_method_learns_and_only_full_changes_the_base() {
                 assert_eq!(before.to_bits(), after.to_bits(), "{kind} {corpus}");
             }
         }
+        if kind == "scale-adapt" {
+            let (before, after) = perplexities(&world, kind, "weights/expansion_to_base/mean_norm");
+            assert!(before == 0.0 && after > 0.0, "{before} {after}");
+        }
         let cosine = perplexities(&world, kind, "forget/old-held-out/representation/cosine");
         assert_eq!(cosine == (1.0, 1.0), kind == "scale-preserve", "{kind}: {cosine:?}");
     }

@@ -35,7 +35,7 @@ pub enum Command {
     Train(train::Args),
     /// Measure learning and forgetting on held-out corpora
     Eval(eval::Args),
-    /// Set runs side by side: a table, and forgetting against learning
+    /// Set runs side by side: a table, and a page with every curve
     Compare(compare::Args),
     /// Continue a prompt
     Generate(generate::Args),

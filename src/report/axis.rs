@@ -55,6 +55,12 @@ impl Axis {
         Self { scale, low, high, ticks: ticks(low, high, scale, max_ticks.max(2)) }
     }
 
+    /// The same axis with ticks at whole numbers only, for what is counted.
+    pub fn whole(mut self) -> Self {
+        self.ticks.retain(|tick| (tick - tick.round()).abs() < 1e-6);
+        self
+    }
+
     /// Where `value` stands, 0 at the low end and 1 at the high end; `None` where it cannot be shown.
     pub fn position(&self, value: f64) -> Option<f64> {
         let position = match self.scale {
@@ -150,6 +156,12 @@ mod tests {
         assert_eq!(axis.ticks(), [0.0, 20.0, 40.0, 60.0, 80.0, 100.0]);
         assert_eq!(Axis::fit([0.0, 1.0], Scale::Linear, 7).tick_labels(), ["0.0", "0.2", "0.4", "0.6", "0.8", "1.0"]);
         assert_eq!(Axis::fit([0.0, 12_000.0], Scale::Linear, 5).tick_labels(), ["0", "5,000", "10,000"]);
+    }
+
+    #[test]
+    fn what_is_counted_has_no_halves() {
+        assert_eq!(Axis::fit([0.0, 3.0], Scale::Linear, 7).whole().tick_labels(), ["0", "1", "2", "3"]);
+        assert_eq!(Axis::fit([7.0], Scale::Linear, 4).whole().tick_labels(), ["7"]);
     }
 
     #[test]

@@ -15,6 +15,8 @@ pub struct Chart {
     pub y_label: String,
     /// Spread of the horizontal axis.
     pub x_scale: Scale,
+    /// Whether the horizontal axis counts, so that there is nothing between two whole numbers.
+    pub x_whole: bool,
     /// Spread of the vertical axis.
     pub y_scale: Scale,
     /// What is drawn, first series on top.
@@ -64,5 +66,50 @@ impl Point {
     /// A point without a label.
     pub fn new(x: f64, y: f64) -> Self {
         Self { x, y, label: String::new() }
+    }
+}
+
+/// Numbers side by side, one a row.
+#[derive(Debug, Clone, Default)]
+pub struct Bars {
+    /// What the bars say, above them.
+    pub title: String,
+    /// What was measured and how.
+    pub subtitle: String,
+    /// Name and unit of the values.
+    pub label: String,
+    /// The bars, from top to bottom.
+    pub rows: Vec<Bar>,
+}
+
+/// One bar.
+#[derive(Debug, Clone, Default, PartialEq)]
+pub struct Bar {
+    /// Its name, above it.
+    pub name: String,
+    /// Which colour of the palette, and which mark beside the name.
+    pub style: usize,
+    /// Its length; one that is not finite has none.
+    pub value: f64,
+    /// The value in words, at its end.
+    pub text: String,
+}
+
+/// Something that can be drawn.
+#[derive(Debug, Clone)]
+pub enum Drawing {
+    /// Lines or single points on two axes.
+    Lines(Chart),
+    /// Bars from a common line.
+    Bars(Bars),
+}
+
+impl Drawing {
+    /// Whether it shows no value at all.
+    pub fn is_empty(&self) -> bool {
+        match self {
+            Self::Lines(chart) => chart.series.iter().all(|series| series.points.is_empty()),
+            Self::Bars(bars) => bars.rows.iter().all(|bar| !bar.value.is_finite()),
+        }
     }
 }

@@ -29,7 +29,7 @@ pub(super) fn text_width(text: &str, size: f64) -> f64 {
     text.chars().map(em).sum::<f64>() * size
 }
 
-/// Breaks `text` at spaces into lines no wider than `width`; a single longer word stays whole.
+/// Breaks `text` at spaces into lines no wider than `width`; a longer word (a run's name) is broken too, after a sign where it has one.
 pub(super) fn wrap(text: &str, size: f64, width: f64) -> Vec<String> {
     let mut lines: Vec<String> = Vec::new();
     for word in text.split_whitespace() {
@@ -38,10 +38,26 @@ pub(super) fn wrap(text: &str, size: f64, width: f64) -> Vec<String> {
                 line.push(' ');
                 line.push_str(word);
             }
-            _ => lines.push(word.to_owned()),
+            _ => lines.extend(pieces(word, size, width)),
         }
     }
     lines
+}
+
+/// A word in pieces no wider than `width`, each of at least one letter.
+fn pieces(word: &str, size: f64, width: f64) -> Vec<String> {
+    let (mut done, mut piece) = (Vec::new(), String::new());
+    for c in word.chars() {
+        piece.push(c);
+        if text_width(&piece, size) > width && piece.chars().count() > 1 {
+            let letters = piece.len() - c.len_utf8();
+            let sign = piece[..letters].rfind(['-', '_', '/', '.', '=']).map_or(letters, |at| at + 1);
+            let rest = piece.split_off(sign);
+            done.push(std::mem::replace(&mut piece, rest));
+        }
+    }
+    done.push(piece);
+    done
 }
 
 /// Places a label of `width × height` beside the point `(x, y)`: of eight places around it, the one that covers least of
@@ -83,7 +99,9 @@ mod tests {
         let lines = wrap("forgetting against learning, one point a method and checkpoint", 14.0, 200.0);
         assert!(lines.len() > 1 && lines.iter().all(|l| text_width(l, 14.0) <= 200.0), "{lines:?}");
         assert_eq!(lines.join(" "), "forgetting against learning, one point a method and checkpoint");
-        assert_eq!(wrap("incomprehensibilities", 14.0, 10.0), ["incomprehensibilities"]);
+        assert_eq!(wrap("a run-of-some-recipe", 14.0, 60.0), ["a", "run-of-", "some-", "recipe"]);
+        assert_eq!(wrap("한국어한국어", 14.0, 50.0), ["한국어", "한국어"]);
+        assert_eq!(wrap("ab", 14.0, 1.0), ["a", "b"]);
     }
 
     #[test]

@@ -40,6 +40,37 @@ impl Table {
         self.rows.is_empty()
     }
 
+    /// Names of the columns, and which side they lean to.
+    pub fn columns(&self) -> &[(String, Align)] {
+        &self.columns
+    }
+
+    /// The rows, each with one cell a column.
+    pub fn rows(&self) -> &[Vec<String>] {
+        &self.rows
+    }
+
+    /// The columns that `keep` says yes to, by their names and cells.
+    pub fn select(&self, keep: impl Fn(&str, &[&str]) -> bool) -> Self {
+        let cells = |c: usize| self.rows.iter().map(|row| row[c].as_str()).collect::<Vec<_>>();
+        let kept: Vec<usize> = (0..self.columns.len()).filter(|&c| keep(&self.columns[c].0, &cells(c))).collect();
+        Self {
+            columns: kept.iter().map(|&c| self.columns[c].clone()).collect(),
+            rows: self.rows.iter().map(|row| kept.iter().map(|&c| row[c].clone()).collect()).collect(),
+        }
+    }
+
+    /// The table as comma-separated values with a head, as RFC 4180 has them but for plain line feeds.
+    pub fn to_csv(&self) -> String {
+        let quote = |cell: &str| {
+            if cell.contains([',', '"', '\n', '\r']) { format!("\"{}\"", cell.replace('"', "\"\"")) } else { cell.to_owned() }
+        };
+        let line = |cells: Vec<String>| cells.join(",") + "\n";
+        let mut out = line(self.columns.iter().map(|(name, _)| quote(name)).collect());
+        out.extend(self.rows.iter().map(|row| line(row.iter().map(|cell| quote(cell)).collect())));
+        out
+    }
+
     /// The table as aligned lines under a ruled head, each ending in a line feed.
     pub fn to_text(&self) -> String {
         let widths = self.widths(|cell| cell.to_owned(), 1);
@@ -139,5 +170,18 @@ mod tests {
         | a\|b           |      104.1 |
         | short          |            |
         ");
+    }
+
+    #[test]
+    fn csv_quotes_what_would_break_a_line_apart() {
+        let mut table = Table::new([("run", Align::Left), ("a,b", Align::Right)]);
+        table.row(["say \"hi\"", "1"]).row(["two\nlines", "2"]);
+        assert_eq!(table.to_csv(), "run,\"a,b\"\n\"say \"\"hi\"\"\",1\n\"two\nlines\",2\n");
+    }
+
+    #[test]
+    fn columns_can_be_left_out() {
+        let table = sample().select(|name, cells| name != "method" && cells.iter().any(|cell| !cell.is_empty()));
+        assert_eq!((table.columns().len(), table.rows()[0].as_slice()), (1, ["35.49".to_owned()].as_slice()));
     }
 }

@@ -42,8 +42,26 @@ impl Environment {
     }
 }
 
+/// The most memory this process has held so far, mapped files that were read included; `None` where the system does not tell.
+pub fn peak_memory_bytes() -> Option<u64> {
+    let text = std::fs::read_to_string("/proc/self/status").ok()?;
+    let kib: u64 = text.lines().find_map(|line| line.strip_prefix("VmHWM:"))?.trim().strip_suffix("kB")?.trim().parse().ok()?;
+    Some(kib * 1024)
+}
+
 fn cpu_name() -> Option<String> {
     let text = std::fs::read_to_string("/proc/cpuinfo").ok()?;
     let line = text.lines().find(|line| line.starts_with("model name"))?;
     line.split_once(':').map(|(_, name)| name.trim().to_string())
+}
+
+#[cfg(test)]
+mod tests {
+    #[cfg(target_os = "linux")]
+    #[test]
+    fn memory_is_in_bytes() {
+        // A test process holds more than a mebibyte, and less than the machine has.
+        let peak = super::peak_memory_bytes().unwrap();
+        assert!((1 << 20..1 << 40).contains(&peak), "{peak}");
+    }
 }

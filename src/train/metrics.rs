@@ -11,6 +11,7 @@ use std::time::{SystemTime, UNIX_EPOCH};
 
 use serde::{Deserialize, Serialize};
 
+use super::observe::Resources;
 use super::tensorboard::{self, Scalar};
 use crate::checkpoint::atomic;
 use crate::error::{Error, IoContext, Result};
@@ -53,6 +54,9 @@ pub struct EvalRecord {
     pub step: u64,
     /// Numbers by name. One that is not finite is kept as `null`.
     pub values: BTreeMap<String, Option<f64>>,
+    /// What training takes; absent from runs of earlier versions.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub resources: Option<Resources>,
     /// When it ended, in seconds since 1970.
     pub unix_time: f64,
 }
@@ -85,7 +89,11 @@ impl Record {
                 scalars.extend(r.learning_rates.iter().map(|(block, rate)| scalar(format!("learning_rate/{block}"), *rate)));
                 scalars
             }
-            Self::Eval(r) => r.values.iter().map(|(name, value)| scalar(format!("eval/{name}"), value.unwrap_or(f64::NAN))).collect(),
+            Self::Eval(r) => {
+                let values = r.values.iter().map(|(name, value)| scalar(format!("eval/{name}"), value.unwrap_or(f64::NAN)));
+                let peak = r.resources.iter().filter_map(|resources| resources.peak_memory_bytes);
+                values.chain(peak.map(|bytes| scalar("resources/peak_memory_bytes".into(), bytes as f64))).collect()
+            }
         }
     }
 }
@@ -229,6 +237,7 @@ mod tests {
         Record::Eval(EvalRecord {
             step,
             values: BTreeMap::from([("a/perplexity".to_string(), Some(3.5)), ("b".to_string(), None)]),
+            resources: Some(Resources { peak_memory_bytes: Some(1 << 30), trained_parameters: BTreeMap::new() }),
             unix_time: 1.0,
         })
     }
@@ -274,6 +283,14 @@ mod tests {
         assert_eq!(read(&path).unwrap(), [train(1)]);
         fs::write(&path, format!("{whole}{{\"kind\"\n{whole}")).unwrap();
         assert!(read(&path).unwrap_err().to_string().contains("line 2"));
+    }
+
+    #[test]
+    fn measurements_of_earlier_versions_are_read() {
+        let line = r#"{"kind":"eval","step":3,"values":{"a":1.0},"unix_time":2.0}"#;
+        let record = EvalRecord { step: 3, values: BTreeMap::from([("a".to_string(), Some(1.0))]), resources: None, unix_time: 2.0 };
+        assert_eq!(serde_json::from_str::<Record>(line).unwrap(), Record::Eval(record.clone()));
+        assert_eq!(serde_json::to_string(&Record::Eval(record)).unwrap(), line);
     }
 
     #[test]

@@ -4,7 +4,7 @@
 //! 2. [`schedule`]: learning rates, a pure function of the step.
 //! 3. [`optimizer`]: AdamW's moments, the gradient's norm.
 //! 4. [`trainer`]: the loop, on one page.
-//! 5. [`metrics`], [`tensorboard`], [`environment`]: what a run writes down.
+//! 5. [`metrics`], [`observe`], [`tensorboard`], [`environment`]: what a run writes down.
 //! 6. [`checkpoint`] and [`run_folder`]: what it needs to go on, and where that is.
 //! 7. [`build`]: from a recipe or a run to a model.
 //! 8. [`measure`]: the held-out corpora of a recipe, measured as it says.
@@ -16,6 +16,7 @@ pub mod config;
 pub mod environment;
 pub mod measure;
 pub mod metrics;
+pub mod observe;
 pub mod optimizer;
 pub mod run_folder;
 pub mod schedule;

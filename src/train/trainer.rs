@@ -6,6 +6,7 @@ use std::time::Instant;
 
 use super::checkpoint::{self, State};
 use super::metrics::{EvalRecord, Metrics, Record, TrainRecord, unix_time};
+use super::observe::{Resources, weight_norms};
 use super::optimizer::{Optimizer, first_not_finite, gradient_norm};
 use super::run_folder::{ResumePoint, RunFolder};
 use crate::data::{Batch, TrainStream};
@@ -217,8 +218,10 @@ impl Trainer {
                 Err(Error::Interrupted(_)) => return Err(self.interrupted()),
                 other => other?,
             };
-            let values = values.into_iter().map(|(name, value)| (name, value.is_finite().then_some(value))).collect();
-            self.write(hooks, Record::Eval(EvalRecord { step: self.step, values, unix_time: unix_time() }))?;
+            let values = values.into_iter().chain(weight_norms(self.model.parameters()));
+            let values = values.map(|(name, value)| (name, value.is_finite().then_some(value))).collect();
+            let resources = Some(Resources::now(self.model.parameters()));
+            self.write(hooks, Record::Eval(EvalRecord { step: self.step, values, resources, unix_time: unix_time() }))?;
         }
         self.evaluation_due = false;
         Ok(())

@@ -178,7 +178,7 @@ pub fn deterministic(run: &Path) -> (Vec<Record>, Vec<u8>, Vec<u8>) {
     for record in &mut records {
         match record {
             Record::Train(record) => (record.tokens_per_second, record.wall_seconds, record.unix_time) = (0.0, 0.0, 0.0),
-            Record::Eval(record) => record.unix_time = 0.0,
+            Record::Eval(record) => (record.resources, record.unix_time) = (None, 0.0),
         }
     }
     let checkpoint = RunFolder::checkpoint(run, None).unwrap();

@@ -10,6 +10,8 @@ mod world;
 use std::path::PathBuf;
 use std::time::Instant;
 
+use treering::report::comparison::Comparison;
+use treering::report::page;
 use treering::{Error, Result};
 
 use super::compare::write;
@@ -74,6 +76,8 @@ pub fn run(args: Args) -> Result<()> {
     }
     let results = show::Results::new(&base, &lessons, started.elapsed());
     write(&args.out.join("quickstart.svg"), &results.svg())?;
+    let runs = lessons.iter().map(|lesson| args.out.join("runs").join(lesson.name));
+    write(&args.out.join("quickstart.html"), &page::render(&Comparison::read(runs)?))?;
     let json = serde_json::to_string(&results).map_err(|error| Error::usage(format!("the results cannot be written as JSON: {error}")))?;
     write(&args.out.join("quickstart.json"), &(json.clone() + "\n"))?;
     if args.json { super::print(json) } else { super::print(results.text(&args.out, &world)) }

@@ -109,7 +109,7 @@ impl Results {
         let name = world.people.person(world.new.start).map(|person| person.name).unwrap_or_default();
         format!(
             "\nShare of questions answered right (first token), from the first step to the last:\n\n{}\n{}\n{}\n\
-             Drawn in {out}/quickstart.svg; {:.0} s in all. Look closer:\n  \
+             Drawn in {out}/quickstart.svg, and with every curve on a page for the browser, {out}/quickstart.html. {:.0} s in all. Look closer:\n  \
              treering compare {out}/runs/scale-preserve {out}/runs/full\n  \
              treering generate {out}/runs/scale-preserve --prompt $'What is the birth city of {name}?\\nAnswer:'\n  \
              treering generate {out}/runs/full --prompt $'What is the birth city of {name}?\\nAnswer:'\n\n\
