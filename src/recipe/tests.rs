@@ -165,7 +165,10 @@ fn values_out_of_range_or_of_the_wrong_kind_are_refused_by_key() {
         ("train.learning_rates.base=1e-3", "does not train this block"),
         ("train.learning_rate_floor=0.1", "no floor"),
         ("model.dtype=f16", "`f16` is not one of f32, bf16"),
-        ("method.kind=lora", "`lora` is not one of scale-preserve, scale-adapt, full"),
+        (
+            "method.kind=loar",
+            "`loar` is not one of scale-preserve, scale-adapt, full, freeze, lora, llama-pro\n  hint: did you mean `lora`?",
+        ),
         ("method.preserved_layers=3", "trains it nowhere"),
         ("method.init=eye", "`svd,zero`"),
         ("data.train=[]", "data.train: is missing"),
