@@ -27,7 +27,7 @@ const BASE_KEY: &str = "treering.base_sha256";
 const MAX_CONFIG_BYTES: u64 = 1 << 20;
 
 /// Keys of an adapter_config.json that change what an adapter computes in ways that are not kept here, and the values under which they do not.
-const REFUSED: [(&str, &[&str]); 15] = [
+const REFUSED: [(&str, &[&str]); 20] = [
     ("use_dora", &["false"]),
     ("use_qalora", &["false"]),
     ("fan_in_fan_out", &["false"]),
@@ -43,6 +43,12 @@ const REFUSED: [(&str, &[&str]); 15] = [
     ("layer_replication", &["[]"]),
     ("alora_invocation_tokens", &["[]"]),
     ("megatron_config", &["{}"]),
+    ("use_bdlora", &["false", "{}"]),
+    ("arrow_config", &["{}"]),
+    ("kasa_config", &["{}"]),
+    ("monteclora_config", &["{}"]),
+    // The others change the base's weights when the adapter is put on it.
+    ("init_lora_weights", &["true", "false", "\"gaussian\"", "\"orthogonal\"", "\"eva\""]),
 ];
 
 /// Whether an adapter is in this folder.

@@ -103,7 +103,7 @@ impl MethodKind {
 
     /// Whether the model is widened.
     pub fn widens(self) -> bool {
-        matches!(self, Self::ScalePreserve | Self::ScaleAdapt)
+        !matches!(self, Self::Full | Self::Freeze | Self::Lora | Self::LlamaPro)
     }
 }
 

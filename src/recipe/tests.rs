@@ -193,6 +193,39 @@ fn what_a_method_does_not_use_is_refused() {
 }
 
 #[test]
+fn the_baselines_have_the_paper_s_rates_and_their_own_keys() {
+    let lora = "r = 4\nlora_alpha = 9\nlora_dropout = 0.1\ntarget_modules = [\"v_proj\", \"q_proj\"]\nuse_rslora = true\nseed = 3\n";
+    let config = Config::new(512, 64, 176, 8, 8);
+    for (kind, keys, rate) in
+        [("lora", lora, 1e-5), ("freeze", "frozen_layers = 2\nfrozen_embedding = false\n", 1e-5), ("llama-pro", "groups = 4\n", 2e-4)]
+    {
+        for keys in [keys, ""] {
+            let recipe = parse(&SHORT.replace("kind = \"scale-preserve\"\n", &format!("kind = \"{kind}\"\n{keys}"))).unwrap();
+            assert_eq!(recipe.train.learning_rates.learning_rate, rate, "{kind}");
+            let resolved = recipe.resolve(&config).unwrap();
+            let text = resolved.resolved_toml();
+            assert_eq!(Recipe::parse(&text, Path::new("/x"), &[]).unwrap(), resolved, "{text}");
+            assert!(keys.lines().all(|line| text.contains(line.split(' ').next().unwrap())), "{text}");
+            match resolved.method(&config).unwrap().baseline().unwrap() {
+                Baseline::Lora(lora) if keys.is_empty() => assert_eq!(*lora, Lora::new(42)),
+                Baseline::Lora(lora) => {
+                    assert_eq!((lora.r, lora.scaling(), lora.lora_dropout, lora.seed), (4, 4.5, 0.1, 3));
+                    assert_eq!(lora.target_modules.iter().map(|p| p.name()).collect::<Vec<_>>(), ["q_proj", "v_proj"]);
+                }
+                Baseline::Freeze(freeze) => assert_eq!(
+                    *freeze,
+                    if keys.is_empty() { Freeze::new(&config) } else { Freeze { frozen_layers: 2, frozen_embedding: false } }
+                ),
+                Baseline::LlamaPro(pro) => assert_eq!(pro.groups, if keys.is_empty() { 2 } else { 4 }),
+                Baseline::Full => panic!("{kind} is not full fine-tuning"),
+            }
+        }
+    }
+    let misplaced = message(set(SHORT, &["method.r=4"]));
+    assert!(misplaced.contains("method.r: the method `scale-preserve` has no such key; `lora` has"), "{misplaced}");
+}
+
+#[test]
 fn missing_keys_are_named_with_an_example() {
     for (line, key) in [("path = \"base\"", "model.path"), ("kind = \"scale-preserve\"", "method.kind"), ("steps = 10", "train.steps")] {
         let text = message(parse(&SHORT.replace(line, "")));

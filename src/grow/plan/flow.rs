@@ -138,7 +138,9 @@ fn plain(config: &Config, baseline: &Baseline) -> Vec<Layer> {
                 inputs += if dropped || (first && !baseline.has_dropout()) { width as u64 } else { 0 };
             }
             let inputs = if trained { all_inputs(&widths) } else { inputs };
-            let base = Stream { live: [entry, middle, live], live_attention: attention, live_ffn: ffn, inputs, ..widths };
+            // A trained final norm needs the head's gradient whatever lies below it.
+            let out = live || (layer + 1 == model.num_hidden_layers && baseline.trains(config, Part::Norm));
+            let base = Stream { live: [entry, middle, out], live_attention: attention, live_ffn: ffn, inputs, ..widths };
             Layer { products, base, expansion: None }
         })
         .collect()

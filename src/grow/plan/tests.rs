@@ -94,6 +94,10 @@ fn the_costs_of_the_baselines_are_those_of_the_table() {
     // Tied to the frozen embedding, the head is frozen; a gradient flows through it all the same.
     assert_eq!(freeze.flops_per_token.backward.head, 2 * 49_152 * 576);
 
+    let norm_only = of(Baseline::Freeze(Freeze { frozen_layers: 30, frozen_embedding: true }));
+    assert_eq!((norm_only.trained_parameters, norm_only.flops_per_token.backward.layers), (576, 0));
+    assert_eq!(norm_only.flops_per_token.backward.head, 2 * 49_152 * 576);
+
     let pro = of(Baseline::LlamaPro(LlamaPro::new(&smol())));
     assert_eq!((pro.method, LlamaPro::new(&smol()).groups), ("llama-pro", 6));
     // Copies follow every fifth layer: 25 of the base's layers lie above the first copy.
