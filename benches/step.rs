@@ -1,7 +1,8 @@
 //! Throughput of one mode of training on a real model, as one JSON line; the other side of `peers/torch_bench.py`.
 //!
 //! `cargo bench --bench step -- --model MODEL --mode preserve --dtype bf16 --batch 4 --length 256 --steps 5 --threads 2`
-//! Modes: forward (no gradient), full, preserve, adapt (W12 in the attention of the upper half of the layers).
+//! Modes: forward (no gradient), full, lora (rank 16, lora_alpha 32, all linear modules), freeze (the bottom three layers and the embedding
+//! frozen), preserve, adapt (W12 in the attention of the upper half of the layers).
 //! `gflops` counts what [`treering::grow::plan`] counts: the matrix products and attention scores that the mode needs, and not
 //! what `--recompute` does twice. `fraction_of_roof` divides it by what the same threads reach on multiply-adds in registers,
 //! measured in this process.
@@ -13,6 +14,7 @@ use std::time::Instant;
 
 use rand_chacha::ChaCha8Rng;
 use rand_chacha::rand_core::{Rng, SeedableRng};
+use treering::baseline::{Baseline, Freeze, Lora, Method};
 use treering::checkpoint::{BaseCheckpoint, Config};
 use treering::data::batch::Batch;
 use treering::grow::plan::{Plan, Request};
@@ -24,6 +26,8 @@ use treering::train::optimizer::{AdamWConfig, Optimizer};
 enum Mode {
     Forward,
     Full,
+    Lora,
+    Freeze,
     Preserve,
     Adapt,
 }
@@ -65,19 +69,16 @@ fn main() -> Result<(), Box<dyn std::error::Error>> {
     let base = BaseCheckpoint::open(&args.model)?;
     let config = base.config().clone();
     let mut random = ChaCha8Rng::seed_from_u64(0);
-    let growth = growth(&config, args.mode);
-    let request = Request {
-        config: &config,
-        growth: growth.as_ref(),
-        precision,
-        batch_size: args.batch,
-        sequence_length: args.length,
-        recompute: false,
-    };
+    let method = method(&config, args.mode);
+    let request =
+        Request { config: &config, method: &method, precision, batch_size: args.batch, sequence_length: args.length, recompute: false };
     let flops = Plan::new(&request)?.flops_per_token;
     let flops_per_token = if args.mode == Mode::Forward { flops.forward.total() } else { flops.total };
-    let mut model = Model::from_base(&base, precision, args.mode == Mode::Full)?;
-    if let Some(growth) = &growth {
+    let mut model = match method.baseline().filter(|_| args.mode != Mode::Forward) {
+        Some(baseline) => Model::from_baseline(&base, precision, baseline)?,
+        None => Model::from_base(&base, precision, false)?,
+    };
+    if let Some(growth) = method.growth() {
         // Initial values do not change the speed; the decompositions would only cost start-up time.
         let parameters = layout::expansion_parameters(&config, growth)
             .into_iter()
@@ -136,16 +137,19 @@ fn round(x: f64, digits: i32) -> f64 {
     (x * 10f64.powi(digits)).round() / 10f64.powi(digits)
 }
 
-/// The recipes' growth of SmolLM2-135M, as in `peers/scale_torch.py`.
-fn growth(config: &Config, mode: Mode) -> Option<Growth> {
+/// What is trained, as in `peers/torch_bench.py` and `peers/scale_torch.py`: the recipes' growth of SmolLM2-135M, `peft`'s `all-linear` of rank 16.
+fn method(config: &Config, mode: Mode) -> Method {
     let group = config.num_attention_heads / config.num_key_value_heads;
     let sizes = Sizes { hidden_size: 64, num_attention_heads: group, num_key_value_heads: 1, intermediate_size: 256 };
     let placement = match mode {
-        Mode::Forward | Mode::Full => return None,
+        // Nothing is trained in a forward pass; its cost is that of any method's.
+        Mode::Forward | Mode::Full => return Method::Baseline(Baseline::Full),
+        Mode::Lora => return Method::Baseline(Baseline::Lora(Lora { r: 16, lora_alpha: 32.0, ..Lora::new(0) })),
+        Mode::Freeze => return Method::Baseline(Baseline::Freeze(Freeze { frozen_layers: 3, frozen_embedding: true })),
         Mode::Preserve => Placement { preserved_layers: config.num_hidden_layers, modules: vec![] },
         Mode::Adapt => Placement { preserved_layers: config.num_hidden_layers / 2, modules: vec![Module::Attention] },
     };
-    Some(Growth { sizes, placement })
+    Method::Expansion(Growth { sizes, placement })
 }
 
 /// The most memory this process has had in use.

@@ -4,13 +4,12 @@
 #                                        [--batch 4] [--length 256] [--steps 5] [--threads 2]
 # MODEL is a Hugging Face folder or a Llama .gguf. Prints one JSON line a mode; numbers are medians over the rounds:
 #   {"mode","dtype","ours","torch","ratio","fraction_of_roof","ours_peak_mib","torch_peak_mib"}   (ours, torch: tokens/s)
-# A mode that Treering does not have yet (lora, freeze) is measured for PyTorch alone; its other fields are null.
 set -euo pipefail
 root="$(cd "$(dirname "$0")/.." && pwd)"
 usage() { sed -n '3,4s/^# //p' "$0" >&2; exit 2; }
 [[ $# -ge 1 && "$1" != --* ]] || usage
 model="$(realpath "$1")"; shift
-dtype=bf16 modes=forward,full,preserve,adapt rounds=3 batch=4 length=256 steps=5 threads=2
+dtype=bf16 modes=forward,full,lora,freeze,preserve,adapt rounds=3 batch=4 length=256 steps=5 threads=2
 while [[ $# -gt 0 ]]; do
   [[ $# -ge 2 ]] || usage
   case "$1" in
@@ -35,9 +34,7 @@ shape=(--dtype "$dtype" --batch "$batch" --length "$length" --steps "$steps" --t
 for ((round = 1; round <= rounds; round++)); do
   for mode in ${modes//,/ }; do
     echo "round $round of $rounds: $mode $dtype" >&2
-    case "$mode" in
-      forward | full | preserve | adapt) "$bench" --model "$model" --mode "$mode" "${shape[@]}" >>"$results/$mode.ours" ;;
-    esac
+    "$bench" --model "$model" --mode "$mode" "${shape[@]}" >>"$results/$mode.ours"
     "$python" "$root/peers/torch_bench.py" "$folder" --mode "$mode" "${shape[@]}" >>"$results/$mode.torch"
   done
 done

@@ -7,20 +7,22 @@
 //! 3. [`data`]: corpora, packing, mixing, and the generated biographies.
 //! 4. [`ops`]: the compute core, every operation with its backward.
 //! 5. [`model`]: the decoder with its two streams.
-//! 6. [`grow`]: sizes, initialisation, plans.
+//! 6. [`grow`]: sizes, initialisation, plans; [`baseline`]: what widening is compared with.
 //! 7. [`recipe`]: TOML to a validated recipe.
 //! 8. [`train`]: the loop, schedules, the optimizer's state, run folders.
 //! 9. [`route`]: which head answers, token by token.
 //! 10. [`eval`]: perplexity and representation forgetting.
 //! 11. [`generate`]: sampling with a cache.
-//! 12. [`report`]: tables and plots.
+//! 12. [`report`]: tables and plots; [`export`]: plain Llama folders and PEFT adapters.
 
 #![deny(missing_docs)]
 
+pub mod baseline;
 pub mod checkpoint;
 pub mod data;
 pub mod error;
 pub mod eval;
+pub mod export;
 pub mod generate;
 pub mod grow;
 pub mod memory;

@@ -225,21 +225,36 @@ impl BaseCheckpoint {
     /// # Errors
     /// [`Error::Io`] where `dir` is already there or cannot be written, and whatever reading the weights returns.
     pub fn save_hf(&self, dir: &Path, dtype: Dtype) -> Result<()> {
+        let tensors: Vec<_> = self.tensor_infos().into_iter().map(|info| (info.name, info.shape)).collect();
+        self.save_as(dir, &self.config, dtype, &tensors, |name, shape| self.tensor(name, shape))
+    }
+
+    /// As [`BaseCheckpoint::save_hf`], of another model with this one's tokenizer: `values` is asked for each tensor in turn.
+    ///
+    /// # Errors
+    /// As [`BaseCheckpoint::save_hf`], and whatever `values` returns.
+    pub fn save_as(
+        &self,
+        dir: &Path,
+        config: &Config,
+        dtype: Dtype,
+        tensors: &[(String, Vec<usize>)],
+        values: impl FnMut(&str, &[usize]) -> Result<Vec<f32>>,
+    ) -> Result<()> {
         let tokenizer = match &self.source {
             Source::Memory(_, None) => None,
             Source::Directory(_) if !self.path.join("tokenizer.json").exists() => None,
             _ => Some(self.tokenizer()?),
         };
-        let tensors: Vec<_> = self.tensor_infos().into_iter().map(|info| (info.name, info.shape)).collect();
         atomic::write_dir(dir, |dir| {
             let path = dir.join("config.json");
-            fs::write(&path, self.config.to_json()).at(&path)?;
+            fs::write(&path, config.to_json()).at(&path)?;
             if let Some(tokenizer) = tokenizer {
                 tokenizer.save(dir)?;
             }
             let path = dir.join("model.safetensors");
             let mut writer = std::io::BufWriter::with_capacity(1 << 20, fs::File::create(&path).at(&path)?);
-            huggingface::write(&mut writer, &path, &tensors, dtype == Dtype::Bf16, |name, shape| self.tensor(name, shape))?;
+            huggingface::write(&mut writer, &path, tensors, dtype == Dtype::Bf16, values)?;
             writer.flush().at(&path)
         })
     }

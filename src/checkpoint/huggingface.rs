@@ -75,6 +75,32 @@ fn open_shards(weights: &mut Weights, folder: &Path, path: &Path) -> Result<()> 
     Ok(())
 }
 
+/// A safetensors file that is no whole model.
+pub(crate) struct TensorFile(Weights);
+
+impl TensorFile {
+    /// Reads its header; values are read when they are asked for.
+    ///
+    /// # Errors
+    /// [`Error::Io`], and [`Error::File`] where it is damaged.
+    pub(crate) fn open(path: &Path) -> Result<Self> {
+        let mut weights = Weights { files: Vec::new(), entries: BTreeMap::new() };
+        add_file(&mut weights, path)?;
+        Ok(Self(weights))
+    }
+
+    /// The values of a tensor as f32, row-major.
+    ///
+    /// # Errors
+    /// [`Error::File`] where there is none, its kind cannot be decoded or a value is not finite.
+    pub(crate) fn read(&self, name: &str) -> Result<Vec<f32>> {
+        match self.0.entries.get(name) {
+            Some(entry) => self.0.read(name, entry),
+            None => Err(Error::file(&self.0.files[0].path, format_args!("has no tensor `{name}`"))),
+        }
+    }
+}
+
 /// Reads the header of one file; its data are read when a tensor is asked for.
 fn add_file(weights: &mut Weights, path: &Path) -> Result<()> {
     let file = WeightFile::open(path)?;

@@ -13,3 +13,4 @@ mod weights;
 
 pub use base::{BaseCheckpoint, Dtype, TensorInfo};
 pub use config::Config;
+pub(crate) use huggingface::TensorFile;

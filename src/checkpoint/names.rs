@@ -46,6 +46,17 @@ impl Projection {
         }
     }
 
+    /// The module's own name, as `peft` has it in `target_modules`: `q_proj` and so on.
+    pub fn name(self) -> &'static str {
+        let path = self.path();
+        path.rsplit_once('.').map_or(path, |(_, name)| name)
+    }
+
+    /// The projection of a module's own name.
+    pub fn from_name(name: &str) -> Option<Self> {
+        Self::ALL.into_iter().find(|projection| projection.name() == name)
+    }
+
     /// The half of the layer it belongs to.
     pub fn module(self) -> Module {
         match self {
@@ -81,11 +92,14 @@ pub fn bias(module: &str) -> String {
 }
 
 /// The weight that `block` adds to `module`: `{module}.base_to_expansion.weight` and so on for the blocks of a widened
-/// matrix, `{module}.expansion.weight` for norms, embedding and head, and the base's own weight for [`Block::Base`].
+/// matrix, `{module}.lora_A.weight` and `{module}.lora_B.weight` for adapters, `{module}.expansion.weight` for norms, embedding and head,
+/// and the base's own weight for [`Block::Base`].
 pub fn block_weight(module: &str, block: Block) -> String {
     match block {
         Block::Base => weight(module),
-        Block::ExpansionToBase | Block::BaseToExpansion | Block::ExpansionToExpansion => format!("{module}.{}.weight", block.as_str()),
+        Block::ExpansionToBase | Block::BaseToExpansion | Block::ExpansionToExpansion | Block::LoraA | Block::LoraB => {
+            format!("{module}.{}.weight", block.as_str())
+        }
         Block::ExpansionNorm | Block::ExpansionEmbedding | Block::ExpansionHead => format!("{module}.expansion.weight"),
     }
 }

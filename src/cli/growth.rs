@@ -1,5 +1,6 @@
 //! What `plan` and `grow` share: the flags that describe a growth, and how numbers and blocks are shown.
 
+use treering::baseline::Baseline;
 use treering::checkpoint::Config;
 use treering::grow::{Growth, Module, Placement, Sizes};
 use treering::report::{Align, Table};
@@ -75,6 +76,25 @@ pub fn describe(growth: &Growth, config: &Config) -> [(&'static str, String); 2]
         ),
         ("expansion to base", placement),
     ]
+}
+
+/// What of the base, or which adapters, are trained, in words.
+pub fn describe_baseline(baseline: &Baseline, config: &Config) -> (&'static str, String) {
+    match baseline {
+        Baseline::Full => ("trained", "all of the base".into()),
+        Baseline::Freeze(freeze) => {
+            let embedding = if freeze.frozen_embedding { " and the input embedding" } else { "" };
+            ("frozen", format!("the lowest {} of {} layers{embedding}", freeze.frozen_layers, config.num_hidden_layers))
+        }
+        Baseline::Lora(lora) => {
+            let modules: Vec<&str> = lora.target_modules.iter().map(|p| p.name()).collect();
+            let dropout = if lora.lora_dropout > 0.0 { format!(", dropout {}", lora.lora_dropout) } else { String::new() };
+            ("adapters", format!("rank {}, lora_alpha {}{dropout}, on {}", lora.r, lora.lora_alpha, modules.join(", ")))
+        }
+        Baseline::LlamaPro(pro) => {
+            ("copies", format!("{}, one after every {} layers", pro.groups, config.num_hidden_layers / pro.groups.max(1)))
+        }
+    }
 }
 
 /// A table without a meaningful head row: labels and what they stand for, under a title.

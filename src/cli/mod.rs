@@ -3,6 +3,7 @@
 
 mod compare;
 mod eval;
+mod export;
 mod generate;
 mod grow;
 mod growth;
@@ -45,6 +46,8 @@ pub enum Command {
     Plan(plan::Args),
     /// Widen a model and write the expansion
     Grow(grow::Args),
+    /// Write a trained model as others read it: a plain Llama folder, or a PEFT adapter
+    Export(export::Args),
     /// See the whole method at work in a few minutes, with nothing to download
     Quickstart(quickstart::Args),
 }
@@ -60,6 +63,7 @@ impl Command {
             Self::Inspect(args) => inspect::run(args),
             Self::Plan(args) => plan::run(args),
             Self::Grow(args) => grow::run(args),
+            Self::Export(args) => export::run(args),
             Self::Quickstart(args) => quickstart::run(args),
         }
     }

@@ -1,10 +1,11 @@
-//! Opening whatever a person names as a model: a Hugging Face folder, a GGUF file, a run, one of its checkpoints, or an expansion.
+//! Opening whatever a person names as a model: a Hugging Face folder, a GGUF file, a run, one of its checkpoints, an expansion, or a PEFT adapter.
 
 use std::path::{Path, PathBuf};
 
+use treering::baseline::{Baseline, peft};
 use treering::checkpoint::BaseCheckpoint;
 use treering::grow::file::{self, MANIFEST_FILE};
-use treering::model::{Model, Precision};
+use treering::model::{Model, Parameter, Precision};
 use treering::recipe::Recipe;
 use treering::tokenizer::Tokenizer;
 use treering::train::{RunFolder, build};
@@ -31,7 +32,7 @@ impl From<Dtype> for Precision {
 /// What is to be opened, and how.
 #[derive(Debug, clap::Args)]
 pub struct ModelArgs {
-    /// A Hugging Face folder, a .gguf file, a run folder, one of its checkpoints, or an expansion of `grow`
+    /// A Hugging Face folder, a .gguf file, a run folder, one of its checkpoints, an expansion of `grow`, or a PEFT adapter
     model: PathBuf,
     /// The run's checkpoint of this step [default: the newest]
     #[arg(long, value_name = "STEP")]
@@ -61,10 +62,11 @@ pub struct OpenedModel {
 }
 
 /// Kinds of things that hold a model.
-enum Place {
+pub(super) enum Place {
     Model,
     Run(PathBuf, Option<u64>),
     Expansion,
+    Adapter,
 }
 
 impl ModelArgs {
@@ -80,7 +82,7 @@ impl ModelArgs {
 
     /// Opens it.
     pub fn open(&self) -> Result<OpenedModel> {
-        let place = self.place()?;
+        let place = place(&self.model, self.step)?;
         if self.step.is_some() && !matches!(place, Place::Run(..)) {
             return Err(Error::usage(format!("--step chooses a run's checkpoint, and {} is no run", self.model.display())));
         }
@@ -88,29 +90,7 @@ impl ModelArgs {
             Place::Model => self.open_model(),
             Place::Run(run, step) => self.open_run(&run, step),
             Place::Expansion => self.open_expansion(),
-        }
-    }
-
-    fn place(&self) -> Result<Place> {
-        let path = &self.model;
-        if !path.exists() {
-            let hint = "a model is a Hugging Face folder, a .gguf file, a run folder or an expansion's folder";
-            return Err(Error::usage(format!("{}: nothing is here\n  hint: {hint}", path.display())));
-        }
-        if RunFolder::recipe(path)?.is_some() {
-            return Ok(Place::Run(path.clone(), self.step));
-        }
-        if path.join(MANIFEST_FILE).exists() {
-            return Ok(Place::Expansion);
-        }
-        // RUN/checkpoints/step-000300
-        let absolute = std::path::absolute(path).map_err(|error| Error::io(path, error))?;
-        let step = absolute.file_name().and_then(|name| name.to_str()?.strip_prefix("step-")?.parse().ok());
-        match (step, absolute.parent().and_then(Path::parent)) {
-            (Some(step), Some(run)) if RunFolder::recipe(run)?.is_some() => {
-                Ok(Place::Run(run.to_path_buf(), Some(self.step.unwrap_or(step))))
-            }
-            _ => Ok(Place::Model),
+            Place::Adapter => self.open_adapter(),
         }
     }
 
@@ -145,4 +125,54 @@ impl ModelArgs {
         let description = format!("{} on {}", self.model.display(), base_path.display());
         Ok(OpenedModel { model, tokenizer, description, step: None, recipe: None, base })
     }
+
+    fn open_adapter(&self) -> Result<OpenedModel> {
+        let (base, baseline, parameters) = adapter(&self.model, self.base.as_deref())?;
+        let mut model = Model::from_baseline(&base, self.dtype.map_or(Precision::F32, Into::into), &baseline)?;
+        model.set_parameters(parameters)?;
+        let tokenizer = base.tokenizer()?;
+        let description = format!("{} on {}", self.model.display(), base.path().display());
+        Ok(OpenedModel { model, tokenizer, description, step: None, recipe: None, base })
+    }
+}
+
+/// What is at `path`; `step` chooses a run's checkpoint.
+pub(super) fn place(path: &Path, step: Option<u64>) -> Result<Place> {
+    if !path.exists() {
+        let hint = "a model is a Hugging Face folder, a .gguf file, a run folder, an expansion's folder or a PEFT adapter's";
+        return Err(Error::usage(format!("{}: nothing is here\n  hint: {hint}", path.display())));
+    }
+    if RunFolder::recipe(path)?.is_some() {
+        return Ok(Place::Run(path.to_path_buf(), step));
+    }
+    if path.join(MANIFEST_FILE).exists() {
+        return Ok(Place::Expansion);
+    }
+    if peft::is_adapter(path) {
+        return Ok(Place::Adapter);
+    }
+    // RUN/checkpoints/step-000300
+    let absolute = std::path::absolute(path).map_err(|error| Error::io(path, error))?;
+    let named = absolute.file_name().and_then(|name| name.to_str()?.strip_prefix("step-")?.parse().ok());
+    match (named, absolute.parent().and_then(Path::parent)) {
+        (Some(named), Some(run)) if RunFolder::recipe(run)?.is_some() => Ok(Place::Run(run.to_path_buf(), Some(step.unwrap_or(named)))),
+        _ => Ok(Place::Model),
+    }
+}
+
+/// A PEFT adapter and its base, at `base_path` or where the adapter says.
+pub(super) fn adapter(folder: &Path, base_path: Option<&Path>) -> Result<(BaseCheckpoint, Baseline, Vec<Parameter>)> {
+    let (_, named) = peft::load_config(folder)?;
+    let hint = "--base says where the adapter's base is";
+    let path = match (base_path, named) {
+        (Some(path), _) => path.to_path_buf(),
+        (None, Some(named)) if Path::new(&named).exists() => PathBuf::from(named),
+        (None, named) => {
+            let named = named.map_or("names no base".into(), |named| format!("names the base {named:?}, which is not here"));
+            return Err(Error::usage(format!("{}: {named}\n  hint: {hint}", folder.join(peft::CONFIG_FILE).display())));
+        }
+    };
+    let base = BaseCheckpoint::open(&path)?;
+    let (lora, parameters) = peft::load(folder, &base)?;
+    Ok((base, Baseline::Lora(lora), parameters))
 }

@@ -3,6 +3,7 @@
 use std::path::{Path, PathBuf};
 
 use serde::Serialize;
+use treering::baseline::{Baseline, Freeze, LlamaPro, Lora, Method};
 use treering::checkpoint::{BaseCheckpoint, Config};
 use treering::grow::plan::{Plan, Request, Speed, Work, measure_gflops};
 use treering::grow::{Growth, Placement};
@@ -11,7 +12,7 @@ use treering::recipe::{MethodKind, Recipe};
 use treering::report::{Align, Table};
 use treering::{Error, Result};
 
-use super::growth::{GrowthArgs, bytes, describe, grouped, json, listing};
+use super::growth::{GrowthArgs, bytes, describe, describe_baseline, grouped, json, listing};
 use super::open::Dtype;
 
 /// Arguments of `treering plan`.
@@ -22,7 +23,7 @@ pub struct Args {
     /// Change a key of the recipe, for example --set train.batch_size=4
     #[arg(long = "set", value_name = "KEY=VALUE")]
     set: Vec<String>,
-    /// What is trained: scale-preserve, scale-adapt or full [default: what the sizes and modules say]
+    /// What is trained: scale-preserve, scale-adapt, full, freeze, lora or llama-pro [default: what the sizes and modules say]
     #[arg(long)]
     method: Option<String>,
     #[command(flatten)]
@@ -64,7 +65,7 @@ pub fn run(args: Args) -> Result<()> {
     let given = if is_recipe { from_recipe(&args)? } else { from_model(&args)? };
     let plan = Plan::new(&Request {
         config: &given.config,
-        growth: given.growth.as_ref(),
+        method: &given.method,
         precision: given.precision,
         batch_size: given.batch_size,
         sequence_length: given.sequence_length,
@@ -79,7 +80,7 @@ pub fn run(args: Args) -> Result<()> {
 struct Given {
     model: PathBuf,
     config: Config,
-    growth: Option<Growth>,
+    method: Method,
     precision: Precision,
     batch_size: usize,
     sequence_length: usize,
@@ -101,7 +102,7 @@ fn from_recipe(args: &Args) -> Result<Given> {
     let recipe = Recipe::load(&args.path, &args.set)?;
     let config = read_config(&recipe.model.path)?;
     Ok(Given {
-        growth: recipe.growth(&config)?,
+        method: recipe.method(&config)?,
         model: recipe.model.path,
         config,
         precision: recipe.model.dtype,
@@ -123,33 +124,49 @@ fn from_model(args: &Args) -> Result<Given> {
             Error::usage(format!("--method: `{name}` is not one of {}", names.join(", ")))
         })?),
     };
-    let growth = match method {
-        Some(MethodKind::Full) if args.growth.is_given() => {
-            return Err(Error::usage("--method full trains the base itself and adds no sizes"));
+    let method = match (method, method.and_then(|kind| baseline(kind, &config))) {
+        (Some(kind), Some(_)) if args.growth.is_given() => {
+            let name = kind.as_str();
+            return Err(Error::usage(format!(
+                "--method {name} adds nothing to the base's width: leave out sizes, --preserved-layers and --modules"
+            )));
         }
-        Some(MethodKind::Full) => None,
-        Some(MethodKind::ScalePreserve) if args.growth.has_placement() => {
+        (_, Some(baseline)) => Method::Baseline(baseline),
+        (Some(MethodKind::ScalePreserve), None) if args.growth.has_placement() => {
             return Err(Error::usage(
                 "--method scale-preserve trains expansion_to_base nowhere: leave out --preserved-layers and --modules",
             ));
         }
-        Some(MethodKind::ScalePreserve) => Some(Growth { placement: Placement::preserve(&config), ..args.growth.growth(&config)? }),
-        Some(MethodKind::ScaleAdapt | MethodKind::ScaleRoute) => {
+        (Some(MethodKind::ScalePreserve), None) => {
+            Method::Expansion(Growth { placement: Placement::preserve(&config), ..args.growth.growth(&config)? })
+        }
+        (Some(MethodKind::ScaleAdapt | MethodKind::ScaleRoute), None) => {
             let growth = Growth { placement: args.growth.adapt(&config), ..args.growth.growth(&config)? };
             growth.validate(&config)?;
-            Some(growth)
+            Method::Expansion(growth)
         }
-        None => Some(args.growth.growth(&config)?),
+        (_, None) => Method::Expansion(args.growth.growth(&config)?),
     };
     Ok(Given {
         model: args.path.clone(),
         config,
-        growth,
+        method,
         precision: args.dtype.map_or(Precision::Bf16, Into::into),
         batch_size: args.batch_size.unwrap_or(4),
         sequence_length: args.sequence_length.unwrap_or(256),
         recompute: args.recompute,
     })
+}
+
+/// A method that does not widen, with its defaults: a recipe can say more.
+fn baseline(kind: MethodKind, config: &Config) -> Option<Baseline> {
+    match kind {
+        MethodKind::Full => Some(Baseline::Full),
+        MethodKind::Freeze => Some(Baseline::Freeze(Freeze::new(config))),
+        MethodKind::Lora => Some(Baseline::Lora(Lora::new(0))),
+        MethodKind::LlamaPro => Some(Baseline::LlamaPro(LlamaPro::new(config))),
+        _ => None,
+    }
 }
 
 /// The configuration of a model, or of one that is not here: a config.json is enough for a plan.
@@ -164,6 +181,7 @@ fn text(report: &Report<'_>, config: &Config) -> String {
     let plan = &report.plan;
     let mut rows = vec![("method", plan.method.to_string())];
     rows.extend(plan.growth.iter().flat_map(|growth| describe(growth, config)));
+    rows.extend(plan.baseline.iter().map(|baseline| describe_baseline(baseline, config)));
     let precision = if plan.dtype == Precision::Bf16 { "bf16 products, f32 sums and trained weights" } else { "f32" };
     rows.push(("arithmetic", precision.into()));
     let recompute = if plan.recompute { ", layers run again in the backward pass" } else { "" };
@@ -213,7 +231,7 @@ fn text(report: &Report<'_>, config: &Config) -> String {
     }
     table.row(["total", "", "", "", &mega(flops.total)]);
     out = format!("{out}\n{}", table.to_text());
-    if plan.growth.is_some() {
+    if plan.growth.is_some() || plan.baseline.is_some() {
         let share = 100.0 * flops.table as f64 / flops.table_full.max(1) as f64;
         out.push_str(&format!(
             "Layers by the method's table: {} MFLOP, {share:.0} % of the {} that full fine-tuning takes.\n",

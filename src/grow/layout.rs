@@ -58,26 +58,42 @@ pub fn expansion_parameters(config: &Config, growth: &Growth) -> Vec<Expected> {
 
 /// Every parameter of the base itself, in the order of a [`crate::model::Model`] whose base is trained: what the method `full` trains.
 pub fn base_parameters(config: &Config) -> Vec<Expected> {
+    let layers = (0..config.num_hidden_layers).flat_map(|layer| layer_parameters(config, layer));
+    embedding_parameters(config).into_iter().chain(layers).chain(norm_parameters(config)).chain(head_parameters(config)).collect()
+}
+
+fn base(module: &str, shape: &[usize]) -> Expected {
+    Expected { name: names::weight(module), block: Block::Base, shape: shape.to_vec() }
+}
+
+/// The base's input embedding.
+pub fn embedding_parameters(config: &Config) -> Vec<Expected> {
+    vec![base(names::EMBED_TOKENS, &[config.vocab_size, config.hidden_size])]
+}
+
+/// Every parameter of one layer of the base.
+pub fn layer_parameters(config: &Config, layer: usize) -> Vec<Expected> {
     let hidden = config.hidden_size;
-    let base = |module: &str, shape: &[usize]| Expected { name: names::weight(module), block: Block::Base, shape: shape.to_vec() };
-    let mut all = vec![base(names::EMBED_TOKENS, &[config.vocab_size, hidden])];
-    for layer in 0..config.num_hidden_layers {
-        all.push(base(&names::input_layernorm(layer), &[hidden]));
-        all.push(base(&names::post_attention_layernorm(layer), &[hidden]));
-        for projection in Projection::ALL {
-            let module = names::projection(layer, projection);
-            let shape = projection_shape(config, projection);
-            all.push(base(&module, &shape));
-            if has_bias(config, projection) {
-                all.push(Expected { name: names::bias(&module), block: Block::Base, shape: vec![shape[0]] });
-            }
+    let mut all = vec![base(&names::input_layernorm(layer), &[hidden]), base(&names::post_attention_layernorm(layer), &[hidden])];
+    for projection in Projection::ALL {
+        let module = names::projection(layer, projection);
+        let shape = projection_shape(config, projection);
+        all.push(base(&module, &shape));
+        if has_bias(config, projection) {
+            all.push(Expected { name: names::bias(&module), block: Block::Base, shape: vec![shape[0]] });
         }
     }
-    all.push(base(names::NORM, &[hidden]));
-    if !config.tie_word_embeddings {
-        all.push(base(names::LM_HEAD, &[config.vocab_size, hidden]));
-    }
     all
+}
+
+/// The base's final norm.
+pub fn norm_parameters(config: &Config) -> Vec<Expected> {
+    vec![base(names::NORM, &[config.hidden_size])]
+}
+
+/// The base's output projection, where it is not the embedding.
+pub fn head_parameters(config: &Config) -> Vec<Expected> {
+    if config.tie_word_embeddings { Vec::new() } else { vec![base(names::LM_HEAD, &[config.vocab_size, config.hidden_size])] }
 }
 
 fn has_bias(config: &Config, projection: Projection) -> bool {
@@ -100,7 +116,7 @@ pub fn parameter_count(config: &Config, growth: &Growth) -> Result<usize> {
 
 /// The block that a tensor belongs to, by its name in files.
 pub fn block_of(name: &str) -> Block {
-    for block in [Block::ExpansionToBase, Block::BaseToExpansion, Block::ExpansionToExpansion] {
+    for block in [Block::ExpansionToBase, Block::BaseToExpansion, Block::ExpansionToExpansion, Block::LoraA, Block::LoraB] {
         if name.strip_suffix(".weight").and_then(|stem| stem.strip_suffix(block.as_str())).is_some_and(|stem| stem.ends_with('.')) {
             return block;
         }

@@ -25,7 +25,8 @@ impl Difference {
         self.differing == 0
     }
 
-    fn add(&mut self, base: &[f32], widened: &[f32]) {
+    /// Compares numbers one by one.
+    pub fn add(&mut self, base: &[f32], widened: &[f32]) {
         self.compared += base.len().max(widened.len()) as u64;
         if base.len() != widened.len() {
             (self.differing, self.largest) = (self.differing + base.len().abs_diff(widened.len()) as u64, f64::INFINITY);

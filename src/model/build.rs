@@ -1,12 +1,14 @@
 //! Building a model from a checkpoint, and widening it.
 
-use super::layer::{ExpansionLayer, Layer, Linear, Widened};
-use super::{Expansion, Model, Precision};
+use super::layer::{Adapter, ExpansionLayer, Layer, Linear, Widened};
+use super::{Adapters, Expansion, Model, Precision};
+use crate::baseline::{Baseline, Part, Source};
 use crate::checkpoint::names::{self, Projection};
 use crate::checkpoint::{BaseCheckpoint, Config};
 use crate::error::{Error, Result};
 use crate::grow::sizes::{Growth, Module, Sizes};
 use crate::model::parameter::{Block, Parameter};
+use crate::ops::lora::Dropout;
 use crate::ops::packed::Packed;
 use crate::ops::rope::RopeTable;
 use crate::ops::tape::{Vector, Weight};
@@ -69,44 +71,72 @@ const MAX_POSITIONS: usize = 1 << 20;
 struct Builder<'a> {
     checkpoint: &'a BaseCheckpoint,
     precision: Precision,
-    train: bool,
+    /// What is trained; nothing where there is none.
+    baseline: Option<&'a Baseline>,
     parameters: Vec<Parameter>,
 }
 
 impl Builder<'_> {
-    fn parameter(&mut self, name: String, shape: &[usize], value: Vec<f32>) -> usize {
-        self.parameters.push(Parameter { name, block: Block::Base, shape: shape.to_vec(), value });
+    fn trains(&self, part: Part) -> bool {
+        self.baseline.is_some_and(|baseline| baseline.trains(self.checkpoint.config(), part))
+    }
+
+    fn parameter(&mut self, parameter: Parameter) -> usize {
+        self.parameters.push(parameter);
         self.parameters.len() - 1
     }
 
-    fn weight(&mut self, module: &str, shape: [usize; 2]) -> Result<Weight> {
-        let name = names::weight(module);
-        let value = self.checkpoint.tensor(&name, &shape)?;
-        Ok(if self.train {
-            Weight::Trained(self.parameter(name, &shape, value))
+    /// A matrix whose first values are the base's `source`, or zero where that is `None`.
+    fn weight(&mut self, part: Part, module: &str, source: Option<&str>, shape: [usize; 2]) -> Result<Weight> {
+        let value = self.first_values(source.map(names::weight), &shape)?;
+        Ok(if self.trains(part) {
+            Weight::Trained(self.parameter(Parameter { name: names::weight(module), block: Block::Base, shape: shape.to_vec(), value }))
         } else {
             Weight::Frozen(Packed::from_weight(&value, shape[0], shape[1], self.precision))
         })
     }
 
-    fn vector(&mut self, name: String, len: usize) -> Result<Vector> {
-        let value = self.checkpoint.tensor(&name, &[len])?;
-        Ok(if self.train { Vector::Trained(self.parameter(name, &[len], value)) } else { Vector::Frozen(value) })
+    /// As [`Builder::weight`], of the tensor `name`.
+    fn vector(&mut self, part: Part, name: String, source: Option<String>, len: usize) -> Result<Vector> {
+        let value = self.first_values(source, &[len])?;
+        Ok(if self.trains(part) {
+            Vector::Trained(self.parameter(Parameter { name, block: Block::Base, shape: vec![len], value }))
+        } else {
+            Vector::Frozen(value)
+        })
+    }
+
+    fn first_values(&self, source: Option<String>, shape: &[usize]) -> Result<Vec<f32>> {
+        match source {
+            Some(name) => self.checkpoint.tensor(&name, shape),
+            None => Ok(vec![0.0; shape.iter().product()]),
+        }
     }
 
     fn layer(&mut self, c: &Config, index: usize) -> Result<Layer> {
-        let input_layernorm = self.vector(names::weight(&names::input_layernorm(index)), c.hidden_size)?;
-        let post_attention_layernorm = self.vector(names::weight(&names::post_attention_layernorm(index)), c.hidden_size)?;
+        let part = Part::Layer(index);
+        let source = self.baseline.map_or(Source { layer: index, copy: false }, |b| b.source(self.checkpoint.config(), index));
+        let mut norm = |name: fn(usize) -> String| {
+            self.vector(part, names::weight(&name(index)), Some(names::weight(&name(source.layer))), c.hidden_size)
+        };
+        let input_layernorm = norm(names::input_layernorm)?;
+        let post_attention_layernorm = norm(names::post_attention_layernorm)?;
         let mut linear = Vec::with_capacity(7);
         for projection in Projection::ALL {
             let (module, shape) = (names::projection(index, projection), projection_shape(c, projection));
-            let weight = self.weight(&module, shape)?;
+            let from = (!source.is_zero(projection)).then(|| names::projection(source.layer, projection));
+            let weight = self.weight(part, &module, from.as_deref(), shape)?;
             let biased = match projection.module() {
                 Module::Attention => c.attention_bias,
                 Module::Ffn => c.mlp_bias,
             };
-            let bias = if biased { Some(self.vector(names::bias(&module), shape[0])?) } else { None };
-            linear.push(Linear { weight, bias });
+            let from = from.map(|module| names::bias(&module));
+            let bias = if biased { Some(self.vector(part, names::bias(&module), from, shape[0])?) } else { None };
+            let adapter = self.baseline.and_then(|b| b.adapter(projection)).map(|lora| {
+                let [a, b] = lora.pair(c, index, projection).map(|expected| Weight::Trained(self.parameter(lora.initial(expected))));
+                Adapter { a, b, number: (index * Projection::ALL.len() + projection as usize) as u64 }
+            });
+            linear.push(Linear { weight, bias, adapter });
         }
         let linear = linear.try_into().map_err(|_| Error::usage("a layer has seven projections"))?;
         Ok(Layer { input_layernorm, post_attention_layernorm, linear })
@@ -119,16 +149,62 @@ impl Model {
     /// # Errors
     /// Missing tensors and wrong shapes, by name.
     pub fn from_base(checkpoint: &BaseCheckpoint, precision: Precision, train_base: bool) -> Result<Self> {
-        let c = checkpoint.config().clone();
-        let mut builder = Builder { checkpoint, precision, train: train_base, parameters: Vec::new() };
-        let embed_tokens = builder.weight(names::EMBED_TOKENS, [c.vocab_size, c.hidden_size])?;
+        Self::build(checkpoint, precision, train_base.then_some(&Baseline::Full))
+    }
+
+    /// Reads a base and makes it ready to be trained as `baseline` says, from the values that its training starts with.
+    ///
+    /// # Errors
+    /// A baseline that does not fit the base, missing tensors and wrong shapes, by name.
+    pub fn from_baseline(checkpoint: &BaseCheckpoint, precision: Precision, baseline: &Baseline) -> Result<Self> {
+        baseline.validate(checkpoint.config())?;
+        Self::build(checkpoint, precision, Some(baseline))
+    }
+
+    fn build(checkpoint: &BaseCheckpoint, precision: Precision, baseline: Option<&Baseline>) -> Result<Self> {
+        let c = baseline.map_or_else(|| checkpoint.config().clone(), |b| b.model_config(checkpoint.config()));
+        let mut builder = Builder { checkpoint, precision, baseline, parameters: Vec::new() };
+        let mut table = |part, module| builder.weight(part, module, Some(module), [c.vocab_size, c.hidden_size]);
+        let embed_tokens = table(Part::Embedding, names::EMBED_TOKENS)?;
         let layers = (0..c.num_hidden_layers).map(|i| builder.layer(&c, i)).collect::<Result<_>>()?;
-        let norm = builder.vector(names::weight(names::NORM), c.hidden_size)?;
-        let lm_head = if c.tie_word_embeddings { None } else { Some(builder.weight(names::LM_HEAD, [c.vocab_size, c.hidden_size])?) };
+        let norm = names::weight(names::NORM);
+        let norm = builder.vector(Part::Norm, norm.clone(), Some(norm), c.hidden_size)?;
+        let mut table = |part, module| builder.weight(part, module, Some(module), [c.vocab_size, c.hidden_size]);
+        let lm_head = if c.tie_word_embeddings { None } else { Some(table(Part::Head, names::LM_HEAD)?) };
         let (inverse, attention_factor) = crate::checkpoint::rope::inverse_frequencies(&c);
         let rope = RopeTable::new(&inverse, attention_factor, c.max_position_embeddings.min(MAX_POSITIONS));
         let parameters = builder.parameters;
-        Ok(Self { config: c, precision, embed_tokens, layers, norm, lm_head, rope, parameters, expansion: None })
+        let adapters = match baseline {
+            Some(Baseline::Lora(lora)) => Adapters {
+                scaling: lora.scaling() as f32,
+                dropout: (lora.lora_dropout > 0.0).then_some(Dropout {
+                    probability: lora.lora_dropout,
+                    seed: lora.seed,
+                    step: 0,
+                    first_row: 0,
+                }),
+            },
+            _ => Adapters { scaling: 1.0, dropout: None },
+        };
+        Ok(Self { config: c, precision, embed_tokens, layers, norm, lm_head, rope, parameters, expansion: None, adapters })
+    }
+
+    /// Gives every trained parameter the value of the one of its name, as a checkpoint holds it.
+    ///
+    /// # Errors
+    /// [`Error::Usage`] naming the first parameter that is another one, or of another shape.
+    pub fn set_parameters(&mut self, parameters: Vec<Parameter>) -> Result<()> {
+        if parameters.len() != self.parameters.len() {
+            return Err(Error::usage(format!("{} tensors were given for {} trained parameters", parameters.len(), self.parameters.len())));
+        }
+        for (ours, given) in self.parameters.iter_mut().zip(parameters) {
+            if ours.name != given.name || ours.shape != given.shape || ours.value.len() != given.value.len() {
+                let message = format!("`{}` {:?} stands where the model has `{}` {:?}", given.name, given.shape, ours.name, ours.shape);
+                return Err(Error::Usage(message));
+            }
+            ours.value = given.value;
+        }
+        Ok(())
     }
 
     /// Adds an expansion whose parameters were made by [`crate::grow`] or read from a checkpoint.
@@ -136,7 +212,8 @@ impl Model {
     /// # Errors
     /// Missing, surplus or misshapen parameters, by name; a model that is being trained as a whole or is widened already.
     pub fn widen(&mut self, growth: Growth, parameters: Vec<Parameter>) -> Result<()> {
-        if self.expansion.is_some() || !self.parameters.is_empty() {
+        let adapted = self.layers.iter().flat_map(|layer| &layer.linear).any(|linear| linear.adapter.is_some());
+        if self.expansion.is_some() || adapted || !self.parameters.is_empty() {
             return Err(Error::usage("only a frozen model that has not been widened yet can be widened"));
         }
         let mut given: HashMap<String, Parameter> = parameters.into_iter().map(|p| (p.name.clone(), p)).collect();
@@ -213,6 +290,10 @@ impl Model {
             for linear in &mut layer.linear {
                 freeze_weight(&mut linear.weight);
                 linear.bias.iter_mut().for_each(freeze_vector);
+                if let Some(Adapter { a, b, .. }) = &mut linear.adapter {
+                    freeze_weight(a);
+                    freeze_weight(b);
+                }
             }
         }
         if let Some(expansion) = &mut self.expansion {

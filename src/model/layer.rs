@@ -12,6 +12,16 @@ use std::sync::Arc;
 pub(super) struct Linear {
     pub(super) weight: Weight,
     pub(super) bias: Option<Vector>,
+    pub(super) adapter: Option<Adapter>,
+}
+
+/// A low-rank adapter of a linear module.
+#[derive(Debug)]
+pub(super) struct Adapter {
+    pub(super) a: Weight,
+    pub(super) b: Weight,
+    /// Tells its dropout from every other's.
+    pub(super) number: u64,
 }
 
 /// The blocks beside a linear module's base weight.
@@ -108,7 +118,9 @@ impl Model {
         residual: Option<(&Var, Option<&Var>)>,
     ) -> Streams {
         let linear = &layer.linear[projection as usize];
+        let low_rank = linear.adapter.as_ref().map(|adapter| (self.low_rank(tape, adapter, h), &adapter.b));
         let mut products = vec![(h, &linear.weight)];
+        products.extend(low_rank.iter().map(|(h, b)| (h, *b)));
         let widened = wide.map(|w| &w.widened[projection as usize]).zip(g);
         if let Some((widened, g)) = widened
             && let Some(weight) = &widened.expansion_to_base
@@ -121,6 +133,16 @@ impl Model {
             tape.linear(&products, None, residual.and_then(|r| r.1))
         });
         (base, expansion)
+    }
+
+    /// `scaling · A dropout(h)`: what an adapter's B is multiplied by.
+    fn low_rank<'m>(&self, tape: &mut Tape<'m>, adapter: &'m Adapter, h: &Var) -> Var {
+        let dropped = match self.adapters.dropout {
+            Some(dropout) => &tape.dropout(h, dropout, adapter.number),
+            None => h,
+        };
+        let low = tape.linear(&[(dropped, &adapter.a)], None, None);
+        tape.scale(low, self.adapters.scaling)
     }
 
     /// Rotary embedding and attention of one stream, over the cached keys and values too where there are some.

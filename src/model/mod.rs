@@ -6,13 +6,14 @@ mod layer;
 pub mod parameter;
 mod precision;
 #[cfg(test)]
-mod tests;
+pub(crate) mod tests;
 
 use crate::checkpoint::Config;
 use crate::data::batch::{Batch, IGNORE};
 use crate::error::{Error, Result};
 use crate::grow::sizes::Growth;
 use crate::ops::head::{self, HeadScores, Part};
+use crate::ops::lora::Dropout;
 use crate::ops::on_workers;
 use crate::ops::recorded::Sequence;
 use crate::ops::rope::RopeTable;
@@ -90,6 +91,15 @@ struct Expansion {
     lm_head: Weight,
 }
 
+/// What all adapters of a model have in common.
+#[derive(Debug, Clone, Copy)]
+struct Adapters {
+    /// The factor on what they add.
+    scaling: f32,
+    /// Of their inputs in training.
+    dropout: Option<Dropout>,
+}
+
 /// A Llama-family decoder, its base frozen or trained, widened or not: what `train`, `eval` and `generate` see.
 #[derive(Debug)]
 pub struct Model {
@@ -103,6 +113,7 @@ pub struct Model {
     rope: RopeTable,
     parameters: Vec<Parameter>,
     expansion: Option<Expansion>,
+    adapters: Adapters,
 }
 
 impl Model {
@@ -140,6 +151,13 @@ impl Model {
     pub fn fork_layer(&self) -> usize {
         let layers = self.expansion.as_ref().map_or(&[][..], |e| &e.layers);
         layers.iter().position(ExpansionLayer::adapts).unwrap_or(self.layers.len())
+    }
+
+    /// Says which update the next batch belongs to and how many tokens of it went before: with the seed, all that dropout depends on.
+    pub fn place_dropout(&mut self, step: u64, first_token: u64) {
+        if let Some(dropout) = &mut self.adapters.dropout {
+            (dropout.step, dropout.first_row) = (step, first_token);
+        }
     }
 
     /// Forward and backward of one batch: adds `scale ×` the gradient of the *summed* negative log-likelihood to `gradients`.

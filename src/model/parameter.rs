@@ -11,7 +11,7 @@ use rayon::prelude::*;
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord, serde::Serialize, serde::Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum Block {
-    /// The pre-trained model's own weights (trained by `full` only).
+    /// The pre-trained model's own weights (trained by `full` and `freeze`), and copies of them (by `llama-pro`).
     Base,
     /// W12: what the expansion adds to the base stream.
     ExpansionToBase,
@@ -25,11 +25,17 @@ pub enum Block {
     ExpansionEmbedding,
     /// `W_out_up`, the expansion's share of the logits.
     ExpansionHead,
+    /// An adapter's A `[r, in]` (trained by `lora` only).
+    #[serde(rename = "lora_A")]
+    LoraA,
+    /// An adapter's B `[out, r]` (trained by `lora` only).
+    #[serde(rename = "lora_B")]
+    LoraB,
 }
 
 impl Block {
     /// All blocks, in the order tables show them.
-    pub const ALL: [Self; 7] = [
+    pub const ALL: [Self; 9] = [
         Self::Base,
         Self::ExpansionToBase,
         Self::BaseToExpansion,
@@ -37,7 +43,14 @@ impl Block {
         Self::ExpansionNorm,
         Self::ExpansionEmbedding,
         Self::ExpansionHead,
+        Self::LoraA,
+        Self::LoraB,
     ];
+
+    /// Whether it is a block of an expansion, rather than the base's or an adapter's.
+    pub fn is_expansion(self) -> bool {
+        !matches!(self, Self::Base | Self::LoraA | Self::LoraB)
+    }
 
     /// The name used in recipes, files and JSON.
     pub fn as_str(self) -> &'static str {
@@ -49,6 +62,8 @@ impl Block {
             Self::ExpansionNorm => "expansion_norm",
             Self::ExpansionEmbedding => "expansion_embedding",
             Self::ExpansionHead => "expansion_head",
+            Self::LoraA => "lora_A",
+            Self::LoraB => "lora_B",
         }
     }
 }

@@ -9,11 +9,11 @@ use rand_chacha::ChaCha8Rng;
 use rand_chacha::rand_core::{Rng, SeedableRng};
 use std::collections::HashMap;
 
-fn values(rng: &mut ChaCha8Rng, n: usize, scale: f32) -> Vec<f32> {
+pub(crate) fn values(rng: &mut ChaCha8Rng, n: usize, scale: f32) -> Vec<f32> {
     (0..n).map(|_| (rng.next_u32() as f32 / u32::MAX as f32 - 0.5) * 2.0 * scale).collect()
 }
 
-fn config(tied: bool, biased: bool) -> Config {
+pub(crate) fn config(tied: bool, biased: bool) -> Config {
     let mut c = Config::new(50, 24, 40, 3, 4);
     c.num_key_value_heads = 2;
     c.head_dim = 8;
@@ -24,7 +24,7 @@ fn config(tied: bool, biased: bool) -> Config {
     c
 }
 
-fn base(c: &Config) -> BaseCheckpoint {
+pub(crate) fn base(c: &Config) -> BaseCheckpoint {
     let mut rng = ChaCha8Rng::seed_from_u64(1);
     let mut tensors = HashMap::new();
     let mut put = |name: String, shape: &[usize]| {
@@ -81,7 +81,7 @@ fn widened(c: &Config, precision: Precision, growth: Growth, fresh: bool) -> Mod
     model
 }
 
-fn batch(windows: usize, length: usize, masked: bool) -> Batch {
+pub(crate) fn batch(windows: usize, length: usize, masked: bool) -> Batch {
     let mut rng = ChaCha8Rng::seed_from_u64(3);
     let tokens: Vec<u32> = (0..windows * length).map(|_| rng.next_u32() % 50).collect();
     let mut targets: Vec<u32> = (0..windows * length).map(|_| rng.next_u32() % 50).collect();
@@ -90,7 +90,7 @@ fn batch(windows: usize, length: usize, masked: bool) -> Batch {
     Batch { batch_size: windows, sequence_length: length, tokens, targets, document_starts: masked.then_some(starts) }
 }
 
-const PRECISIONS: [Precision; 2] = [Precision::F32, Precision::Bf16];
+pub(crate) const PRECISIONS: [Precision; 2] = [Precision::F32, Precision::Bf16];
 
 fn placements() -> [Growth; 3] {
     let both = [Module::Attention, Module::Ffn];

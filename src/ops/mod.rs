@@ -10,6 +10,7 @@ pub mod gemm;
 pub mod head;
 pub mod isa;
 mod kernel;
+pub mod lora;
 pub mod loss;
 pub mod math;
 pub mod norm;

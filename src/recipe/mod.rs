@@ -3,6 +3,7 @@
 //! Each part of the program owns its own configuration; a recipe puts them together. Unknown keys are refused, ranges are checked,
 //! relative paths start at the recipe's folder, and every complaint names its key. [`Recipe::resolved_toml`] writes everything back, defaults included.
 
+mod baseline;
 mod compare;
 mod overrides;
 mod read;
@@ -15,6 +16,7 @@ use std::path::{Path, PathBuf};
 
 use serde::{Deserialize, Serialize};
 
+use crate::baseline::{Baseline, Freeze, LlamaPro, Lora, Method};
 use crate::checkpoint::Config;
 use crate::data::{HeldOutConfig, StreamConfig};
 use crate::error::{Error, Result};
@@ -26,6 +28,9 @@ pub(crate) use section::suggestion;
 
 /// The largest recipe that is read: they are written by hand.
 const MAX_BYTES: u64 = 1 << 20;
+
+/// More than any model or run has, small enough that products of two of them fit.
+const MOST: u64 = 1 << 31;
 
 /// Everything that defines a training run.
 #[derive(Debug, Clone, PartialEq)]
@@ -74,15 +79,24 @@ pub enum MethodKind {
     ScaleRoute,
     /// All of the base, and no expansion: full fine-tuning, to compare with.
     Full,
+    /// The base above its lowest layers, to compare with.
+    Freeze,
+    /// Low-rank adapters, to compare with.
+    Lora,
+    /// Inserted copies of layers, to compare with.
+    LlamaPro,
 }
 
 impl MethodKind {
     /// All kinds with the names used in recipes.
-    pub const ALL: [(&'static str, Self); 4] = [
+    pub const ALL: [(&'static str, Self); 7] = [
         ("scale-preserve", Self::ScalePreserve),
         ("scale-adapt", Self::ScaleAdapt),
         ("scale-route", Self::ScaleRoute),
         ("full", Self::Full),
+        ("freeze", Self::Freeze),
+        ("lora", Self::Lora),
+        ("llama-pro", Self::LlamaPro),
     ];
 
     /// The name used in recipes, files and JSON.
@@ -92,6 +106,9 @@ impl MethodKind {
             Self::ScaleAdapt => "scale-adapt",
             Self::ScaleRoute => "scale-route",
             Self::Full => "full",
+            Self::Freeze => "freeze",
+            Self::Lora => "lora",
+            Self::LlamaPro => "llama-pro",
         }
     }
 
@@ -102,7 +119,7 @@ impl MethodKind {
 
     /// Whether the model is widened.
     pub fn widens(self) -> bool {
-        self != Self::Full
+        !matches!(self, Self::Full | Self::Freeze | Self::Lora | Self::LlamaPro)
     }
 }
 
@@ -125,7 +142,15 @@ pub struct MethodConfig {
     pub preserved_layers: Option<usize>,
     /// The modules whose W12 is trained above them (`scale-adapt`, `scale-route`).
     pub modules: Vec<Module>,
-    /// Seed of the expansion's random values.
+    /// The adapters (`lora`).
+    pub lora: Option<Lora>,
+    /// How many of the lowest layers are frozen (`freeze`).
+    pub frozen_layers: Option<usize>,
+    /// Whether the input embedding is frozen (`freeze`).
+    pub frozen_embedding: bool,
+    /// Groups of layers that are followed by a copy (`llama-pro`).
+    pub groups: Option<usize>,
+    /// Seed of the expansion's random values, of the adapters' and of their dropout.
     pub seed: u64,
 }
 
@@ -209,7 +234,13 @@ impl Recipe {
                 )));
             }
         }
-        if let Some(growth) = self.growth(config)? {
+        let trained = self.method(config)?;
+        match &trained {
+            Method::Baseline(Baseline::Freeze(freeze)) => self.method.frozen_layers = Some(freeze.frozen_layers),
+            Method::Baseline(Baseline::LlamaPro(pro)) => self.method.groups = Some(pro.groups),
+            _ => {}
+        }
+        if let Method::Expansion(growth) = trained {
             let method = &mut self.method;
             method.hidden_size = Some(growth.sizes.hidden_size);
             method.num_attention_heads = Some(growth.sizes.num_attention_heads);
@@ -230,7 +261,7 @@ impl Recipe {
     pub fn growth(&self, config: &Config) -> Result<Option<Growth>> {
         let method = &self.method;
         let placement = match method.kind {
-            MethodKind::Full => return Ok(None),
+            MethodKind::Full | MethodKind::Freeze | MethodKind::Lora | MethodKind::LlamaPro => return Ok(None),
             MethodKind::ScalePreserve => Placement::preserve(config),
             MethodKind::ScaleAdapt | MethodKind::ScaleRoute => Placement {
                 preserved_layers: method.preserved_layers.unwrap_or(Placement::adapt(config).preserved_layers),
@@ -245,6 +276,28 @@ impl Recipe {
             other => other,
         })?;
         Ok(Some(growth))
+    }
+
+    /// What this recipe trains on a base of `config`.
+    ///
+    /// # Errors
+    /// [`Error::Usage`] where the sizes, layers or groups do not fit the base, with what would.
+    pub fn method(&self, config: &Config) -> Result<Method> {
+        let method = &self.method;
+        if let Some(growth) = self.growth(config)? {
+            return Ok(Method::Expansion(growth));
+        }
+        let baseline = match method.kind {
+            MethodKind::Freeze => Baseline::Freeze(Freeze {
+                frozen_layers: method.frozen_layers.unwrap_or(Freeze::new(config).frozen_layers),
+                frozen_embedding: method.frozen_embedding,
+            }),
+            MethodKind::Lora => Baseline::Lora(method.lora.clone().unwrap_or_else(|| Lora::new(method.seed))),
+            MethodKind::LlamaPro => Baseline::LlamaPro(LlamaPro { groups: method.groups.unwrap_or(LlamaPro::new(config).groups) }),
+            _ => Baseline::Full,
+        };
+        baseline.validate(config).map_err(baseline::named)?;
+        Ok(Method::Baseline(baseline))
     }
 
     /// The whole recipe as TOML, with every default written out and every path absolute; [`Recipe::parse`] reads it back to an equal one.

@@ -5,7 +5,7 @@ use std::path::{Path, PathBuf};
 use toml::{Table, Value};
 
 use super::section::Section;
-use super::{DataConfig, EvalConfig, MethodConfig, MethodKind, ModelConfig, Recipe};
+use super::{DataConfig, EvalConfig, MOST, MethodConfig, MethodKind, ModelConfig, Recipe, baseline};
 use crate::data::{CorpusConfig, Format, HeldOutConfig, Split, StreamConfig, TrainSource};
 use crate::error::{Error, Result};
 use crate::grow::{Initial, Initialisation, Module};
@@ -15,8 +15,6 @@ use crate::train::TrainConfig;
 use crate::train::optimizer::AdamWConfig;
 use crate::train::schedule::{LearningRates, Schedule, ScheduleKind};
 
-/// More than any model or run has, small enough that products of two of them fit.
-const MOST: u64 = 1 << 31;
 /// TOML's whole numbers end here.
 const MOST_SEED: u64 = i64::MAX as u64;
 
@@ -37,7 +35,20 @@ fn misplaced(table: &Table) -> Option<(String, String)> {
         ("train", &["steps", "learning_rate", "gradient_accumulation", "warmup_steps", "weight_decay", "recompute", "threads"]),
         (
             "method",
-            &["hidden_size", "num_attention_heads", "num_key_value_heads", "intermediate_size", "init", "preserved_layers", "modules"],
+            &[
+                "hidden_size",
+                "num_attention_heads",
+                "num_key_value_heads",
+                "intermediate_size",
+                "init",
+                "preserved_layers",
+                "modules",
+                "lora_alpha",
+                "lora_dropout",
+                "target_modules",
+                "frozen_layers",
+                "groups",
+            ],
         ),
         ("model", &["dtype"]),
         ("route", &["router"]),
@@ -90,6 +101,7 @@ fn read_kind(mut section: Section) -> Result<(MethodKind, Section)> {
 
 fn read_method(mut section: Section, kind: MethodKind, seed: u64) -> Result<MethodConfig> {
     const MODULES: [(&str, Module); 2] = [("attention", Module::Attention), ("ffn", Module::Ffn)];
+    baseline::refuse_keys_of_others(&section, kind)?;
     let mut method = MethodConfig {
         kind,
         hidden_size: section.count("hidden_size", 1..=MOST)?,
@@ -99,13 +111,20 @@ fn read_method(mut section: Section, kind: MethodKind, seed: u64) -> Result<Meth
         init: Initialisation::default(),
         preserved_layers: section.count("preserved_layers", 0..=MOST)?,
         modules: Vec::new(),
+        lora: None,
+        frozen_layers: None,
+        frozen_embedding: true,
+        groups: None,
         seed: section.whole("seed", 0..=MOST_SEED)?.unwrap_or(seed),
     };
     let init = read_init(&mut section)?;
     let modules = section.choice_list("modules", &MODULES)?;
     let sized = [method.hidden_size, method.num_attention_heads, method.num_key_value_heads, method.intermediate_size];
-    if kind == MethodKind::Full && (init.is_some() || sized.iter().any(Option::is_some)) {
-        return Err(Error::usage("method: `full` trains the base and adds nothing to it, so sizes and init have no meaning there"));
+    if !kind.widens() && (init.is_some() || sized.iter().any(Option::is_some)) {
+        return Err(Error::usage(format!(
+            "method: `{}` adds nothing to the base's width, so sizes and init have no meaning there",
+            kind.as_str()
+        )));
     }
     if !kind.adapts() && (method.preserved_layers.is_some() || modules.is_some()) {
         return Err(Error::usage(format!(
@@ -117,6 +136,7 @@ fn read_method(mut section: Section, kind: MethodKind, seed: u64) -> Result<Meth
         method.modules = modules.unwrap_or_else(|| vec![Module::Attention]);
     }
     method.init = init.unwrap_or_default();
+    baseline::read(&mut section, kind, &mut method)?;
     section.finish()?;
     Ok(method)
 }
@@ -222,7 +242,7 @@ fn read_train(mut section: Section, method: MethodKind) -> Result<TrainConfig> {
     let schedule = Schedule::new(kind, steps, warmup_steps, decay_steps, floor.unwrap_or(0.0))?;
     let is_rate = |rate: f64| (0.0..=10.0).contains(&rate);
     const RATE: &str = "a learning rate from 0 to 10";
-    let default_rate = if method == MethodKind::Full { 1e-4 } else { 1e-3 };
+    let default_rate = baseline::learning_rate(method).unwrap_or(if method == MethodKind::Full { 1e-4 } else { 1e-3 });
     let learning_rate = section.number("learning_rate", is_rate, RATE)?.unwrap_or(default_rate);
     let by_block = section.section("learning_rates")?.numbers(&Block::ALL.map(|block| (block.as_str(), block)), is_rate, RATE)?;
     check_blocks(method, by_block.keys())?;
@@ -253,9 +273,10 @@ fn read_train(mut section: Section, method: MethodKind) -> Result<TrainConfig> {
 fn check_blocks<'a>(method: MethodKind, blocks: impl Iterator<Item = &'a Block>) -> Result<()> {
     for &block in blocks {
         let trained = match method {
-            MethodKind::Full => block == Block::Base,
-            MethodKind::ScalePreserve => !matches!(block, Block::Base | Block::ExpansionToBase),
-            MethodKind::ScaleAdapt | MethodKind::ScaleRoute => block != Block::Base,
+            MethodKind::Full | MethodKind::Freeze | MethodKind::LlamaPro => block == Block::Base,
+            MethodKind::Lora => matches!(block, Block::LoraA | Block::LoraB),
+            MethodKind::ScalePreserve => block.is_expansion() && block != Block::ExpansionToBase,
+            MethodKind::ScaleAdapt | MethodKind::ScaleRoute => block.is_expansion(),
         };
         if !trained {
             return Err(Error::usage(format!("train.learning_rates.{block}: the method `{}` does not train this block", method.as_str())));

@@ -41,6 +41,16 @@ impl Section {
         self.table.remove(key)
     }
 
+    /// Whether `key` is given and not taken yet.
+    pub fn has(&self, key: &str) -> bool {
+        self.table.contains_key(key)
+    }
+
+    /// Whether `key` is given as this very string.
+    pub fn text_is(&self, key: &str, text: &str) -> bool {
+        self.table.get(key).and_then(Value::as_str) == Some(text)
+    }
+
     /// Takes a table, empty where there is none.
     pub fn section(&mut self, key: &'static str) -> Result<Self> {
         match self.take(key) {

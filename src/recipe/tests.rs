@@ -165,7 +165,10 @@ fn values_out_of_range_or_of_the_wrong_kind_are_refused_by_key() {
         ("train.learning_rates.base=1e-3", "does not train this block"),
         ("train.learning_rate_floor=0.1", "no floor"),
         ("model.dtype=f16", "`f16` is not one of f32, bf16"),
-        ("method.kind=lora", "`lora` is not one of scale-preserve, scale-adapt, scale-route, full"),
+        (
+            "method.kind=loar",
+            "`loar` is not one of scale-preserve, scale-adapt, scale-route, full, freeze, lora, llama-pro\n  hint: did you mean `lora`?",
+        ),
         ("method.preserved_layers=3", "trains it nowhere"),
         ("method.init=eye", "`svd,zero`"),
         ("data.train=[]", "data.train: is missing"),
@@ -187,6 +190,39 @@ fn what_a_method_does_not_use_is_refused() {
     assert!(message(set(&full, &["method.hidden_size=8"])).contains("adds nothing"));
     assert!(message(set(&full, &["method.modules=['ffn']"])).contains("scale-adapt"));
     assert!(message(set(&full, &["train.learning_rates.expansion_head=1e-3"])).contains("does not train"));
+}
+
+#[test]
+fn the_baselines_have_the_paper_s_rates_and_their_own_keys() {
+    let lora = "r = 4\nlora_alpha = 9\nlora_dropout = 0.1\ntarget_modules = [\"v_proj\", \"q_proj\"]\nuse_rslora = true\nseed = 3\n";
+    let config = Config::new(512, 64, 176, 8, 8);
+    for (kind, keys, rate) in
+        [("lora", lora, 1e-5), ("freeze", "frozen_layers = 2\nfrozen_embedding = false\n", 1e-5), ("llama-pro", "groups = 4\n", 2e-4)]
+    {
+        for keys in [keys, ""] {
+            let recipe = parse(&SHORT.replace("kind = \"scale-preserve\"\n", &format!("kind = \"{kind}\"\n{keys}"))).unwrap();
+            assert_eq!(recipe.train.learning_rates.learning_rate, rate, "{kind}");
+            let resolved = recipe.resolve(&config).unwrap();
+            let text = resolved.resolved_toml();
+            assert_eq!(Recipe::parse(&text, Path::new("/x"), &[]).unwrap(), resolved, "{text}");
+            assert!(keys.lines().all(|line| text.contains(line.split(' ').next().unwrap())), "{text}");
+            match resolved.method(&config).unwrap().baseline().unwrap() {
+                Baseline::Lora(lora) if keys.is_empty() => assert_eq!(*lora, Lora::new(42)),
+                Baseline::Lora(lora) => {
+                    assert_eq!((lora.r, lora.scaling(), lora.lora_dropout, lora.seed), (4, 4.5, 0.1, 3));
+                    assert_eq!(lora.target_modules.iter().map(|p| p.name()).collect::<Vec<_>>(), ["q_proj", "v_proj"]);
+                }
+                Baseline::Freeze(freeze) => assert_eq!(
+                    *freeze,
+                    if keys.is_empty() { Freeze::new(&config) } else { Freeze { frozen_layers: 2, frozen_embedding: false } }
+                ),
+                Baseline::LlamaPro(pro) => assert_eq!(pro.groups, if keys.is_empty() { 2 } else { 4 }),
+                Baseline::Full => panic!("{kind} is not full fine-tuning"),
+            }
+        }
+    }
+    let misplaced = message(set(SHORT, &["method.r=4"]));
+    assert!(misplaced.contains("method.r: the method `scale-preserve` has no such key; `lora` has"), "{misplaced}");
 }
 
 #[test]

@@ -3,7 +3,7 @@
 use serde::Serialize;
 use toml::{Table, Value};
 
-use super::{DataConfig, EvalConfig, MethodConfig, Recipe};
+use super::{DataConfig, EvalConfig, MethodConfig, MethodKind, Recipe, baseline};
 use crate::train::TrainConfig;
 use crate::train::schedule::ScheduleKind;
 
@@ -48,8 +48,11 @@ fn method(method: &MethodConfig) -> Table {
             }
         }
         put(&mut table, "init", method.init);
+    }
+    if method.kind.widens() || method.kind == MethodKind::Lora {
         put(&mut table, "seed", method.seed);
     }
+    baseline::write(method, &mut table);
     if method.kind.adapts() {
         if let Some(layers) = method.preserved_layers {
             put(&mut table, "preserved_layers", layers);

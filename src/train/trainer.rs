@@ -170,7 +170,10 @@ impl Trainer {
         }
         self.gradients.clear();
         let mut nll = 0.0;
+        let mut before = 0;
         for batch in &batches {
+            self.model.place_dropout(number, before);
+            before += batch.tokens.len() as u64;
             nll += self.model.loss_and_gradients(batch, &mut self.gradients, 1.0 / targets as f32, train.recompute)?.nll;
         }
         let loss = nll / targets as f64;

@@ -55,6 +55,9 @@ impl World {
     pub fn recipe(&self, kind: &str, extra: &str) -> PathBuf {
         let method = match kind {
             "full" => String::new(),
+            "lora" => "r = 4\nlora_alpha = 16\nlora_dropout = 0.1\ntarget_modules = \"all-linear\"\n".into(),
+            "freeze" => "frozen_layers = 1\nfrozen_embedding = false\n".into(),
+            "llama-pro" => "groups = 2\n".into(),
             "scale-preserve" => SIZES.to_string(),
             _ => format!("{SIZES}preserved_layers = 1\nmodules = [\"attention\", \"ffn\"]\n"),
         };

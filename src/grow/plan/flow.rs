@@ -1,5 +1,6 @@
 //! Where gradients flow: the one pass over the layers that work and memory are counted from.
 
+use crate::baseline::{Baseline, Method, Part};
 use crate::checkpoint::Config;
 use crate::checkpoint::names::Projection;
 use crate::grow::layout;
@@ -38,6 +39,8 @@ pub(super) struct Stream {
     pub live_attention: bool,
     /// Whether a gradient flows through `silu(gate) ∘ up`.
     pub live_ffn: bool,
+    /// Values a token that are kept as inputs of trained matrices.
+    pub inputs: u64,
 }
 
 /// One layer.
@@ -48,56 +51,128 @@ pub(super) struct Layer {
     pub expansion: Option<Stream>,
 }
 
-/// Follows the gradients through every layer. The base stream carries one only from the first trained W12 on, or everywhere under `full`;
-/// the expansion stream everywhere, because its embedding is trained.
-pub(super) fn layers(config: &Config, growth: Option<&Growth>) -> Vec<Layer> {
-    let full = growth.is_none();
-    let mut live = full;
+/// Follows the gradients through every layer. Under an expansion the base stream carries one only from the first trained W12 on, and the
+/// expansion stream everywhere, because its embedding is trained; under a baseline the one stream carries one from the first trained parameter on.
+pub(super) fn layers(config: &Config, method: &Method) -> Vec<Layer> {
+    match method {
+        Method::Expansion(growth) => widened(config, growth),
+        Method::Baseline(baseline) => plain(config, baseline),
+    }
+}
+
+fn widened(config: &Config, growth: &Growth) -> Vec<Layer> {
+    let mut live = false;
     (0..config.num_hidden_layers)
         .map(|layer| {
-            let trains = |module| growth.is_some_and(|g| g.placement.trains(layer, module));
+            let trains = |module| growth.placement.trains(layer, module);
             let entry = live;
             let attention = entry || trains(Module::Attention);
             let ffn = attention || trains(Module::Ffn);
             live = ffn;
-            let base_live = |projection| match projection {
-                Projection::Q | Projection::K | Projection::V => entry,
-                Projection::O | Projection::Gate | Projection::Up => attention,
-                Projection::Down => ffn,
-            };
             let mut products = Vec::new();
             for projection in Projection::ALL {
                 let [out, width] = projection_shape(config, projection);
-                let live_input = base_live(projection);
-                products.push(Product { block: Block::Base, values: (out * width) as u64, trained: full, live_input });
-                let Some(growth) = growth else { continue };
+                let live_input = input_is_live(projection, entry, attention, attention, ffn);
+                products.push(Product { block: Block::Base, values: (out * width) as u64, trained: false, live_input });
                 for block in layout::widened_blocks(growth, layer, projection) {
                     let [out, width] = layout::block_shape(config, &growth.sizes, projection, block);
                     let live_input = block != Block::BaseToExpansion || live_input;
                     products.push(Product { block, values: (out * width) as u64, trained: true, live_input });
                 }
             }
-            let base = Stream {
-                hidden: config.hidden_size as u64,
-                query: config.query_size() as u64,
-                key_value: config.key_value_size() as u64,
-                heads: config.num_attention_heads as u64,
-                ffn: config.intermediate_size as u64,
-                live: [entry, attention, ffn],
-                live_attention: attention,
-                live_ffn: ffn,
-            };
-            let expansion = growth.map(|growth| Stream {
-                hidden: growth.sizes.hidden_size as u64,
-                query: (growth.sizes.num_attention_heads * config.head_dim) as u64,
-                key_value: (growth.sizes.num_key_value_heads * config.head_dim) as u64,
-                heads: growth.sizes.num_attention_heads as u64,
-                ffn: growth.sizes.intermediate_size as u64,
+            let base = Stream { live: [entry, attention, ffn], live_attention: attention, live_ffn: ffn, ..stream(config) };
+            let sizes = &growth.sizes;
+            let expansion = Stream {
+                hidden: sizes.hidden_size as u64,
+                query: (sizes.num_attention_heads * config.head_dim) as u64,
+                key_value: (sizes.num_key_value_heads * config.head_dim) as u64,
+                heads: sizes.num_attention_heads as u64,
+                ffn: sizes.intermediate_size as u64,
                 live: [true; 3],
                 live_attention: true,
                 live_ffn: true,
-            });
-            Layer { products, base, expansion }
+                ..stream(config)
+            };
+            let expansion = Stream { inputs: all_inputs(&expansion), ..expansion };
+            Layer { products, base: Stream { inputs: all_inputs(&base), ..base }, expansion: Some(expansion) }
         })
         .collect()
+}
+
+fn plain(config: &Config, baseline: &Baseline) -> Vec<Layer> {
+    let mut live = baseline.trains(config, Part::Embedding);
+    let model = baseline.model_config(config);
+    (0..model.num_hidden_layers)
+        .map(|layer| {
+            let trained = baseline.trains(config, Part::Layer(layer));
+            let adapted = |projections: &[Projection]| projections.iter().any(|&p| baseline.adapter(p).is_some());
+            let entry = live;
+            // A trained norm's own gradient needs that of its output.
+            let normed = entry || trained;
+            let attention = normed || adapted(&[Projection::Q, Projection::K, Projection::V]);
+            let middle = attention || adapted(&[Projection::O]);
+            let ffn = middle || adapted(&[Projection::Gate, Projection::Up]);
+            live = ffn || adapted(&[Projection::Down]);
+            let (mut products, mut inputs) = (Vec::new(), 0);
+            let widths = stream(&model);
+            for projection in Projection::ALL {
+                let [out, width] = projection_shape(&model, projection);
+                let live_input = input_is_live(projection, normed, attention, middle, ffn);
+                products.push(Product { block: Block::Base, values: (out * width) as u64, trained, live_input });
+                if let Some(lora) = baseline.adapter(projection) {
+                    let mut push = |block, values: usize, live_input| {
+                        products.push(Product { block, values: values as u64, trained: true, live_input });
+                    };
+                    push(Block::LoraA, lora.r * width, live_input);
+                    push(Block::LoraB, out * lora.r, true);
+                    inputs += lora.r as u64;
+                }
+                // What a matrix and its neighbours read in common is kept once, but every dropout makes an input of its own.
+                let dropped = baseline.adapter(projection).is_some_and(|lora| lora.lora_dropout > 0.0);
+                let first = match projection {
+                    Projection::Q => adapted(&[Projection::Q, Projection::K, Projection::V]),
+                    Projection::Gate => adapted(&[Projection::Gate, Projection::Up]),
+                    Projection::O | Projection::Down => adapted(&[projection]),
+                    _ => false,
+                };
+                inputs += if dropped || (first && !baseline.has_dropout()) { width as u64 } else { 0 };
+            }
+            let inputs = if trained { all_inputs(&widths) } else { inputs };
+            // A trained final norm needs the head's gradient whatever lies below it.
+            let out = live || (layer + 1 == model.num_hidden_layers && baseline.trains(config, Part::Norm));
+            let base = Stream { live: [entry, middle, out], live_attention: attention, live_ffn: ffn, inputs, ..widths };
+            Layer { products, base, expansion: None }
+        })
+        .collect()
+}
+
+/// Whether a projection's input carries a gradient, given what comes out of the first norm, of the attention's products, of the attention half and of
+/// the feed-forward products.
+fn input_is_live(projection: Projection, normed: bool, attention: bool, middle: bool, ffn: bool) -> bool {
+    match projection {
+        Projection::Q | Projection::K | Projection::V => normed,
+        Projection::O => attention,
+        Projection::Gate | Projection::Up => middle,
+        Projection::Down => ffn,
+    }
+}
+
+/// The base's stream in a layer where nothing is trained.
+fn stream(config: &Config) -> Stream {
+    Stream {
+        hidden: config.hidden_size as u64,
+        query: config.query_size() as u64,
+        key_value: config.key_value_size() as u64,
+        heads: config.num_attention_heads as u64,
+        ffn: config.intermediate_size as u64,
+        live: [false; 3],
+        live_attention: false,
+        live_ffn: false,
+        inputs: 0,
+    }
+}
+
+/// The four distinct inputs of the seven products.
+fn all_inputs(stream: &Stream) -> u64 {
+    stream.hidden + stream.query + stream.hidden + stream.ffn
 }

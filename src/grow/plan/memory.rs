@@ -38,11 +38,10 @@ pub struct Memory {
 }
 
 impl Memory {
-    pub(super) fn estimate(request: &Request<'_>, layers: &[Layer], trained: u64) -> Self {
-        let config = request.config;
+    pub(super) fn estimate(request: &Request<'_>, layers: &[Layer], frozen: u64, trained: u64) -> Self {
         let tokens = (request.batch_size * request.sequence_length) as u64;
         let product = product_bytes(request.precision);
-        let frozen_weights = if request.growth.is_none() { 0 } else { config.parameter_count() * product };
+        let frozen_weights = frozen * product;
         let kept = |layer: &Layer| streams(layer).map(|s| kept_bytes(s, product)).sum::<u64>();
         let widths: u64 = layers.first().map_or(0, |layer| streams(layer).map(|s| s.hidden).sum());
         let activations = tokens
@@ -91,9 +90,8 @@ fn streams(layer: &Layer) -> impl Iterator<Item = &Stream> {
 
 /// Bytes that one stream of one layer keeps for each token.
 fn kept_bytes(stream: &Stream, product: u64) -> u64 {
-    let &Stream { hidden, query, key_value, heads, ffn, live, live_attention, live_ffn, .. } = stream;
-    // The four distinct inputs of the seven products: a trained matrix reads each of them, under every method.
-    let inputs = (hidden + query + hidden + ffn) * product;
+    let &Stream { hidden, query, key_value, heads, ffn, live, live_attention, live_ffn, inputs } = stream;
+    let inputs = inputs * product;
     let norms = live[..2].iter().filter(|&&live| live).count() as u64 * (hidden + 1) * F32;
     // The attention's result is an input of `o_proj` too: in f32 it is kept once for both.
     let result = if product == F32 { 0 } else { query };
@@ -110,8 +108,8 @@ fn workspace_bytes(request: &Request<'_>, layers: &[Layer], tokens: u64, product
     let layer = tokens * streams(last).map(|s| (3 * s.hidden + 3 * s.ffn) * F32).sum::<u64>();
     let logits = tokens.min(CHUNK_ROWS as u64) * vocab * F32;
     // Head weights are packed for the step where they are trained, and turned round where a gradient flows through them.
-    let base_turned = u64::from(last.base.live[2]) + u64::from(request.growth.is_none());
-    let expansion = request.growth.map_or(0, |growth| 2 * growth.sizes.hidden_size as u64);
+    let base_turned = u64::from(last.base.live[2]) + u64::from(request.trains_head());
+    let expansion = request.method.growth().map_or(0, |growth| 2 * growth.sizes.hidden_size as u64);
     let head = vocab * (base_turned * config.hidden_size as u64 + expansion) * product;
     let seeds = tokens * streams(last).filter(|s| s.live[2]).map(|s| s.hidden * F32).sum::<u64>();
     layer + logits + head + seeds

@@ -7,6 +7,7 @@ mod work;
 
 use serde::Serialize;
 
+use crate::baseline::{Baseline, Method};
 use crate::checkpoint::Config;
 use crate::error::{Error, Result};
 use crate::grow::layout::{self, Expected};
@@ -27,8 +28,8 @@ const MAX_TOKENS: usize = 1 << 32;
 pub struct Request<'a> {
     /// The base.
     pub config: &'a Config,
-    /// The growth that is trained; `None` where the base itself is (method `full`).
-    pub growth: Option<&'a Growth>,
+    /// What is trained.
+    pub method: &'a Method,
     /// Arithmetic of the matrix products.
     pub precision: Precision,
     /// Windows in one forward pass.
@@ -42,11 +43,16 @@ pub struct Request<'a> {
 impl Request<'_> {
     /// The method's name in recipes.
     pub fn method(&self) -> &'static str {
-        match self.growth {
-            None => "full",
-            Some(growth) if growth.placement.is_preserve(self.config) => "scale-preserve",
-            Some(_) => "scale-adapt",
+        match self.method {
+            Method::Baseline(baseline) => baseline.as_str(),
+            Method::Expansion(growth) if growth.placement.is_preserve(self.config) => "scale-preserve",
+            Method::Expansion(_) => "scale-adapt",
         }
+    }
+
+    /// Whether the base's output projection is trained.
+    fn trains_head(&self) -> bool {
+        self.method.baseline().is_some_and(|baseline| baseline.trains_head(self.config))
     }
 }
 
@@ -70,6 +76,8 @@ pub struct Plan {
     pub method: &'static str,
     /// What is added to the base, where anything is.
     pub growth: Option<Growth>,
+    /// What of the base, or which adapters, are trained where nothing is added to its width; `None` under `full` too.
+    pub baseline: Option<Baseline>,
     /// Arithmetic of the matrix products.
     pub dtype: Precision,
     /// Windows in one forward pass.
@@ -96,10 +104,11 @@ impl Plan {
     /// # Errors
     /// [`Error::Usage`] where the growth does not fit the base or the batch is empty or beyond counting.
     pub fn new(request: &Request<'_>) -> Result<Self> {
-        let Request { config, growth, batch_size, sequence_length, .. } = *request;
+        let Request { config, method, batch_size, sequence_length, .. } = *request;
         config.validate()?;
-        if let Some(growth) = growth {
-            growth.validate(config)?;
+        match method {
+            Method::Expansion(growth) => growth.validate(config)?,
+            Method::Baseline(baseline) => baseline.validate(config)?,
         }
         match batch_size.checked_mul(sequence_length) {
             Some(1..=MAX_TOKENS) => {}
@@ -109,39 +118,39 @@ impl Plan {
                 )));
             }
         }
-        let blocks = block_counts(config, growth)?;
-        let flow = flow::layers(config, growth);
-        let trained: u64 = blocks.iter().map(|b| b.trained).sum();
+        let blocks = block_counts(config, method)?;
+        let flow = flow::layers(config, method);
+        let (frozen, trained) = blocks.iter().fold((0, 0), |(frozen, trained), b| (frozen + b.frozen, trained + b.trained));
         Ok(Self {
             format_version: FORMAT_VERSION,
             method: request.method(),
-            growth: growth.cloned(),
+            growth: method.growth().cloned(),
+            baseline: method.baseline().filter(|&b| *b != Baseline::Full).cloned(),
             dtype: request.precision,
             batch_size,
             sequence_length,
             recompute: request.recompute,
-            frozen_parameters: blocks.iter().map(|b| b.frozen).sum(),
+            frozen_parameters: frozen,
             trained_parameters: trained,
-            memory_bytes: Memory::estimate(request, &flow, trained),
+            memory_bytes: Memory::estimate(request, &flow, frozen, trained),
             flops_per_token: Flops::count(request, &flow),
             blocks,
         })
     }
 }
 
-fn block_counts(config: &Config, growth: Option<&Growth>) -> Result<Vec<BlockCount>> {
+fn block_counts(config: &Config, method: &Method) -> Result<Vec<BlockCount>> {
     let sum = |expected: &[Expected], block: Block| -> Result<u64> {
         expected.iter().filter(|e| e.block == block).try_fold(0, |sum, e| Ok(sum + e.count()? as u64))
     };
-    let base = config.parameter_count();
-    let expansion = growth.map(|growth| layout::expansion_parameters(config, growth)).unwrap_or_default();
-    let mut counts = vec![if growth.is_some() {
-        BlockCount { block: Block::Base, frozen: base, trained: 0 }
-    } else {
-        BlockCount { block: Block::Base, frozen: 0, trained: base }
-    }];
+    let (all, expected) = match method {
+        Method::Expansion(growth) => (config.parameter_count(), layout::expansion_parameters(config, growth)),
+        Method::Baseline(baseline) => (baseline.model_config(config).parameter_count(), baseline.parameters(config)),
+    };
+    let trained = sum(&expected, Block::Base)?;
+    let mut counts = vec![BlockCount { block: Block::Base, frozen: all - trained, trained }];
     for block in Block::ALL.into_iter().filter(|&b| b != Block::Base) {
-        let trained = sum(&expansion, block)?;
+        let trained = sum(&expected, block)?;
         if trained > 0 {
             counts.push(BlockCount { block, frozen: 0, trained });
         }

@@ -1,4 +1,5 @@
 use super::*;
+use crate::baseline::{Freeze, LlamaPro, Lora};
 use crate::grow::{Module, Placement, Sizes};
 
 /// SmolLM2-135M.
@@ -14,8 +15,16 @@ fn growth(preserved_layers: usize, modules: &[Module]) -> Growth {
     Growth { sizes, placement: Placement { preserved_layers, modules: modules.to_vec() } }
 }
 
+fn method(growth: Option<&Growth>) -> Method {
+    growth.map_or(Method::Baseline(Baseline::Full), |growth| Method::Expansion(growth.clone()))
+}
+
 fn plan(growth: Option<&Growth>, precision: Precision, recompute: bool) -> Plan {
-    Plan::new(&Request { config: &smol(), growth, precision, batch_size: 4, sequence_length: 256, recompute }).unwrap()
+    plan_of(&method(growth), precision, recompute)
+}
+
+fn plan_of(method: &Method, precision: Precision, recompute: bool) -> Plan {
+    Plan::new(&Request { config: &smol(), method, precision, batch_size: 4, sequence_length: 256, recompute }).unwrap()
 }
 
 fn trained(plan: &Plan, block: Block) -> u64 {
@@ -73,6 +82,43 @@ fn blocks_add_up_to_what_an_expansion_holds() {
 }
 
 #[test]
+fn the_costs_of_the_baselines_are_those_of_the_table() {
+    let of = |baseline: Baseline| plan_of(&Method::Baseline(baseline), Precision::Bf16, false);
+    let layer = N / 30;
+    let norms = 2 * 576;
+
+    let freeze = of(Baseline::Freeze(Freeze::new(&smol())));
+    assert_eq!((freeze.method, freeze.flops_per_token.table), ("freeze", 2 * N + 4 * 27 * layer));
+    assert_eq!(freeze.trained_parameters, 27 * (layer + norms) + 576);
+    assert_eq!(freeze.frozen_parameters + freeze.trained_parameters, 134_515_008);
+    // Tied to the frozen embedding, the head is frozen; a gradient flows through it all the same.
+    assert_eq!(freeze.flops_per_token.backward.head, 2 * 49_152 * 576);
+
+    let norm_only = of(Baseline::Freeze(Freeze { frozen_layers: 30, frozen_embedding: true }));
+    assert_eq!((norm_only.trained_parameters, norm_only.flops_per_token.backward.layers), (576, 0));
+    assert_eq!(norm_only.flops_per_token.backward.head, 2 * 49_152 * 576);
+
+    let pro = of(Baseline::LlamaPro(LlamaPro::new(&smol())));
+    assert_eq!((pro.method, LlamaPro::new(&smol()).groups), ("llama-pro", 6));
+    // Copies follow every fifth layer: 25 of the base's layers lie above the first copy.
+    assert_eq!(pro.flops_per_token.table, 2 * N + 2 * 25 * layer + 6 * 6 * layer);
+    assert_eq!((pro.frozen_parameters, pro.trained_parameters), (134_515_008, 6 * (layer + norms)));
+    assert_eq!(pro.flops_per_token.table_full, 6 * N);
+
+    let lora = of(Baseline::Lora(Lora::new(0)));
+    let (a, b) = (trained(&lora, Block::LoraA), trained(&lora, Block::LoraB));
+    // What q, k and v of the lowest layer read is frozen: no gradient is taken there.
+    let lowest = 2 * (576 * 576 + 2 * 192 * 576) + 2 * 3 * 16 * 576;
+    assert_eq!(lora.flops_per_token.table, 4 * N + 6 * (a + b) - lowest);
+    assert_eq!((lora.frozen_parameters, lora.trained_parameters), (134_515_008, a + b));
+    assert_eq!(a + b, 30 * 16 * (2 * (576 + 576) + 2 * (576 + 192) + 3 * (576 + 1536)));
+    let dropped = of(Baseline::Lora(Lora { lora_dropout: 0.1, ..Lora::new(0) }));
+    assert!(dropped.memory_bytes.activations > lora.memory_bytes.activations);
+    let full = plan(None, Precision::Bf16, false).memory_bytes.peak;
+    assert!([freeze, pro, lora].iter().all(|plan| plan.memory_bytes.peak < full));
+}
+
+#[test]
 fn memory_falls_with_recompute_bf16_and_preserved_layers() {
     let preserve = growth(30, &[]);
     let adapt = growth(15, &[Module::Attention]);
@@ -104,7 +150,7 @@ fn attention_grows_with_the_window_and_layers_do_not() {
     let at = |sequence_length| {
         let request = Request {
             config: &config,
-            growth: Some(&growth),
+            method: &Method::Expansion(growth.clone()),
             precision: Precision::Bf16,
             batch_size: 1,
             sequence_length,
@@ -124,7 +170,9 @@ fn attention_grows_with_the_window_and_layers_do_not() {
 fn an_empty_or_endless_batch_is_refused() {
     for (batch_size, sequence_length) in [(0, 1), (1, 0), (usize::MAX, 2), (1 << 20, 1 << 20)] {
         let config = smol();
-        let request = Request { config: &config, growth: None, precision: Precision::F32, batch_size, sequence_length, recompute: false };
+        let method = method(None);
+        let request =
+            Request { config: &config, method: &method, precision: Precision::F32, batch_size, sequence_length, recompute: false };
         assert!(matches!(Plan::new(&request), Err(Error::Usage(_))), "{batch_size} × {sequence_length}");
     }
 }

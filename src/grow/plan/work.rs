@@ -4,7 +4,9 @@ use serde::Serialize;
 
 use super::Request;
 use super::flow::{Layer, Stream};
+use crate::checkpoint::names::Projection;
 use crate::model::Block;
+use crate::model::build::projection_shape;
 
 /// Operations of one pass.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize)]
@@ -48,7 +50,7 @@ pub struct Flops {
 impl Flops {
     pub(super) fn count(request: &Request<'_>, layers: &[Layer]) -> Self {
         let (mut forward, mut backward) = (Work::default(), Work::default());
-        let (mut table, mut table_full) = (0, 0);
+        let mut table = 0;
         for layer in layers {
             for product in &layer.products {
                 let once = 2 * product.values;
@@ -56,7 +58,6 @@ impl Flops {
                 let (input, weight) = (u64::from(product.live_input) * once, u64::from(product.trained) * once);
                 backward.layers += input + weight;
                 table += once + weight + if product.block == Block::BaseToExpansion { 0 } else { input };
-                table_full += if product.block == Block::Base { 3 * once } else { 0 };
             }
             for stream in [Some(&layer.base), layer.expansion.as_ref()].into_iter().flatten() {
                 let once = attention(stream, request.sequence_length as u64);
@@ -72,10 +73,12 @@ impl Flops {
             forward.head += once;
             backward.head += (u64::from(trained) + u64::from(live)) * once;
         };
-        head(request.config.hidden_size as u64, request.growth.is_none(), base_live);
-        if let Some(growth) = request.growth {
+        head(request.config.hidden_size as u64, request.trains_head(), base_live);
+        if let Some(growth) = request.method.growth() {
             head(growth.sizes.hidden_size as u64, true, true);
         }
+        let layer: u64 = Projection::ALL.iter().map(|&p| projection_shape(request.config, p).iter().product::<usize>() as u64).sum();
+        let table_full = 6 * layer * request.config.num_hidden_layers as u64;
         let recomputed = if request.recompute { Work { head: 0, ..forward } } else { Work::default() };
         Self { forward, backward, recomputed, total: forward.total() + backward.total() + recomputed.total(), table, table_full }
     }
