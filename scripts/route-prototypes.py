@@ -5,7 +5,7 @@
 
 One row a router: on each corpus the perplexity and the share of tokens on which the adaptation head spoke: of the heads' favourite tokens,
 its own was the more probable in the mixture. With --answers every document is a question, and its answer begins after the last TOKEN: also
-the share of first answer tokens that were the favourite of the head that spoke. What was kept is in src/route/; what was tried, in
+the shares of first answer tokens and of whole answers that were the favourites of the heads that spoke. What was kept is in src/route/; what was tried, in
 docs/experiments.md.
 """
 
@@ -224,17 +224,18 @@ def main():
     corpora = {}
     for path in args.trace:
         corpora.update(documents(path))
-    print("router".ljust(42), *(f"{name:>24}" for name in corpora))
+    print("router".ljust(42), *(f"{name:>26}" for name in corpora))
     for name, router in routers().items():
         if args.only not in name:
             continue
         cells = []
         for texts in corpora.values():
-            nll = count = adapted = right = 0
+            nll = count = adapted = right = whole = 0
             for text in texts:
                 router.restart()
                 starts = [i for i, t in enumerate(text) if t["token"] == args.answers]
-                answer = starts[-1] + 1 if starts else None
+                answer = starts[-1] + 1 if starts else len(text)
+                said = []
                 for index, token in enumerate(text):
                     odds = router.decide(token)
                     preserve, adapt = weights(odds)
@@ -242,13 +243,15 @@ def main():
                     count += 1
                     speaker = int(adapt + token["largest"][1] > preserve + token["largest"][0])
                     adapted += speaker
-                    if index == answer:
-                        right += token["log_probs"][speaker] >= token["largest"][speaker] - 1e-6
+                    if index >= answer:
+                        said.append(token["log_probs"][speaker] >= token["largest"][speaker] - 1e-6)
                     router.observe(token)
+                right += bool(said) and said[0]
+                whole += bool(said) and all(said)
             cell = f"{math.exp(nll / count):.3f} {100 * adapted / count:.0f}%"
             if args.answers is not None:
-                cell += f" {100 * right / len(texts):.1f}%"
-            cells.append(f"{cell:>24}")
+                cell += f" {100 * right / len(texts):.1f}% {100 * whole / len(texts):.1f}%"
+            cells.append(f"{cell:>26}")
         print(name.ljust(42), *cells)
 
 
