@@ -79,7 +79,7 @@ fn what_cannot_be_exported_is_refused_with_a_way_out() {
     let world = World::new();
     for kind in ["scale-preserve", "freeze", "lora"] {
         world.recipe(kind, "");
-        succeeded(&world.train(kind, kind, &["--set", "train.steps=1"]));
+        succeeded(&world.train(kind, kind, &["--set", "train.steps=3"]));
     }
     let refused = |arguments: &[&str], code: i32, part: &str| {
         let error = failed(&world.treering(&[&["export"], arguments].concat()), code);
