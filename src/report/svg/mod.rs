@@ -53,8 +53,8 @@ pub(super) fn inline(drawing: &Drawing, width: f64, class: &str) -> String {
             (bars::draw(&mut body, bars, width, 0.0) + 4.0, &bars.title, values.join("; "))
         }
     };
-    // Without the margin at its left: there the page has its own.
-    let (cut, shown) = (MARGIN - 2.0, width - MARGIN + 2.0);
+    // Without most of the margin at its left: there the page has its own. Some stays for fonts that are wider than was thought.
+    let (cut, shown) = (MARGIN - 6.0, width - MARGIN + 6.0);
     format!(
         "<svg class=\"{class}\" viewBox=\"{cut} 0 {shown} {height:.1}\" width=\"{shown}\" height=\"{height:.1}\" role=\"img\" aria-label=\"{}\">\n{body}</svg>\n",
         escape(&format!("{label}. {words}"))

@@ -32,7 +32,7 @@ impl Plot {
             7,
         );
         let widest = y.tick_labels().iter().map(|l| text_width(l, TEXT)).fold(0.0, f64::max);
-        let left = MARGIN + widest + 10.0;
+        let left = MARGIN + widest + 14.0;
         Self { area: Rect { x: left, y: top, width: width - left - MARGIN - 4.0, height: if narrow { 250.0 } else { 300.0 } }, x, y }
     }
 
