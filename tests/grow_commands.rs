@@ -203,9 +203,9 @@ fn plan_estimates_this_machine() {
 fn plan_refuses_flags_that_contradict_each_other() {
     let place = Place::new();
     for (arguments, says) in [
-        (&["base", "--method", "full", "--hidden-size", "8"][..], "adds no sizes"),
+        (&["base", "--method", "full", "--hidden-size", "8"][..], "adds nothing to the base's width"),
         (&["base", "--method", "scale-preserve", "--modules", "ffn"][..], "nowhere"),
-        (&["base", "--method", "lora"][..], "`lora` is not one of"),
+        (&["base", "--method", "loar"][..], "`loar` is not one of"),
         (&["base", "--set", "train.steps=1"][..], "changes a recipe"),
         (&["base", "--batch-size", "0"][..], "at least 1"),
         (&["recipe.toml", "--dtype", "f32"][..], "--set KEY=VALUE"),

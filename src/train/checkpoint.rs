@@ -184,7 +184,12 @@ pub fn folder_name(step: u64) -> String {
 /// [`Error::Io`].
 pub fn list(folder: &Path) -> Result<Vec<(u64, PathBuf)>> {
     let mut found = Vec::new();
-    for entry in fs::read_dir(folder).at(folder)? {
+    let entries = match fs::read_dir(folder) {
+        // A run that was stopped before it began.
+        Err(error) if error.kind() == std::io::ErrorKind::NotFound => return Ok(found),
+        other => other.at(folder)?,
+    };
+    for entry in entries {
         let entry = entry.at(folder)?;
         let name = entry.file_name();
         let step = name.to_str().and_then(|name| name.strip_prefix("step-")).and_then(|digits| digits.parse::<u64>().ok());
