@@ -1,6 +1,7 @@
 use super::super::isa::Isa;
 use super::super::kernel::sweep_portable_wide;
 use super::super::packed::{from_bf16, pack_panel, round_to_bf16};
+use super::super::reference::each_isa;
 use super::*;
 
 fn values(n: usize, seed: u64) -> Vec<f32> {
@@ -39,40 +40,46 @@ const SHAPES: [(usize, usize, usize); 9] =
 
 #[test]
 fn products_equal_f64_reference_in_every_layout() {
-    for (m, n, k) in SHAPES {
-        let (a, b, c) = (values(m * k, 1), values(k * n, 2), values(m * n, 3));
-        for precision in [Precision::F32, Precision::Bf16] {
-            let expected = reference(m, n, k, &rounded(&a, precision), &rounded(&b, precision), &c);
-            let (at, bt) = (transpose(&a, m, k), transpose(&b, k, n));
-            let stride = k.next_multiple_of(2);
-            let mut bits = vec![0u16; m * stride];
-            a.chunks(k).zip(bits.chunks_mut(stride)).for_each(|(x, o)| round_to_bf16(x, &mut o[..k]));
-            let packed = Packed::from_weight(&bt, n, k, precision);
-            let back = Packed::from_weight(&b, k, n, precision).transposed();
-            let lefts: &[Left<'_>] = if precision == Precision::Bf16 {
-                &[Left::F32(View::rows(&a, k)), Left::F32(View::rows(&at, m).t()), Left::Bf16 { data: &bits, stride }]
-            } else {
-                &[Left::F32(View::rows(&a, k)), Left::F32(View::rows(&at, m).t())]
-            };
-            let rights = [
-                Right::Packed(&packed),
-                Right::Packed(&back),
-                Right::F32(View::rows(&b, n), precision),
-                Right::F32(View::rows(&bt, k).t(), precision),
-            ];
-            let mut first: Option<Vec<f32>> = None;
-            for &left in lefts {
-                for &right in &rights {
-                    let mut out = c.clone();
-                    gemm(m, n, k, left, right, &mut out, n, true);
-                    for (o, e) in out.iter().zip(&expected) {
-                        assert!((f64::from(*o) - e).abs() < 1e-6 * (k as f64 + 10.0), "{m} {n} {k} {precision:?}: {o} {e}");
+    each_isa(|isa| {
+        for (m, n, k) in SHAPES {
+            let (a, b, c) = (values(m * k, 1), values(k * n, 2), values(m * n, 3));
+            for precision in [Precision::F32, Precision::Bf16] {
+                let expected = reference(m, n, k, &rounded(&a, precision), &rounded(&b, precision), &c);
+                let (at, bt) = (transpose(&a, m, k), transpose(&b, k, n));
+                let stride = k.next_multiple_of(2);
+                let mut bits = vec![0u16; m * stride];
+                a.chunks(k).zip(bits.chunks_mut(stride)).for_each(|(x, o)| round_to_bf16(x, &mut o[..k]));
+                let packed = Packed::from_weight(&bt, n, k, precision);
+                let back = Packed::from_weight(&b, k, n, precision).transposed();
+                let lefts: &[Left<'_>] = if precision == Precision::Bf16 {
+                    &[Left::F32(View::rows(&a, k)), Left::F32(View::rows(&at, m).t()), Left::Bf16 { data: &bits, stride }]
+                } else {
+                    &[Left::F32(View::rows(&a, k)), Left::F32(View::rows(&at, m).t())]
+                };
+                let rights = [
+                    Right::Packed(&packed),
+                    Right::Packed(&back),
+                    Right::F32(View::rows(&b, n), precision),
+                    Right::F32(View::rows(&bt, k).t(), precision),
+                ];
+                let mut first: Option<Vec<f32>> = None;
+                for &left in lefts {
+                    for &right in &rights {
+                        let mut out = c.clone();
+                        gemm(m, n, k, left, right, &mut out, n, true);
+                        for (o, e) in out.iter().zip(&expected) {
+                            assert!((f64::from(*o) - e).abs() < 1e-6 * (k as f64 + 10.0), "{isa:?}: {m} {n} {k} {precision:?}: {o} {e}");
+                        }
+                        assert_eq!(
+                            first.get_or_insert_with(|| out.clone()),
+                            &out,
+                            "{isa:?}: layouts differ in bits: {m} {n} {k} {precision:?}"
+                        );
                     }
-                    assert_eq!(first.get_or_insert_with(|| out.clone()), &out, "layouts differ in bits: {m} {n} {k} {precision:?}");
                 }
             }
         }
-    }
+    });
 }
 
 #[test]
