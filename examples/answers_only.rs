@@ -38,7 +38,7 @@ fn main() -> Result<(), Box<dyn std::error::Error>> {
     let growth = Growth { sizes, placement: Placement::preserve(&config) };
     let init = Initialisation::default();
     let mut model = Model::from_base(&base, Precision::F32, false)?;
-    model.widen(growth.clone(), grow::initialise(&base, &growth, init, SEED, &|_, _| {})?)?;
+    model.widen(growth.clone(), grow::initialise(&base, &growth, init, SEED, &|_, _| Ok(()))?)?;
     let adamw = AdamWConfig { beta1: 0.9, beta2: 0.999, epsilon: 1e-8, weight_decay: 0.01 };
     let mut optimizer = Optimizer::new(adamw, model.parameters());
     let mut gradients = Gradients::zeros(model.parameters());

@@ -31,7 +31,7 @@ fn main() -> Result<(), Box<dyn std::error::Error>> {
     let growth = growth(&config);
     let preserve = Growth { placement: Placement { preserved_layers: config.num_hidden_layers, modules: vec![] }, ..growth.clone() };
 
-    let mut expansion = grow::initialise(&base, &growth, Initialisation::default(), 0, &|_, _| {})?;
+    let mut expansion = grow::initialise(&base, &growth, Initialisation::default(), 0, &|_, _| Ok(()))?;
     for parameter in &mut expansion {
         for value in parameter.value.iter_mut().filter(|value| **value == 0.0) {
             *value = 0.02 * (random.next_u32() as f32 / u32::MAX as f32 - 0.5);

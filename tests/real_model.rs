@@ -95,7 +95,7 @@ fn a_real_model_learns_and_its_preservation_head_keeps_every_bit() {
     let growth = preserve(&base);
     // Random rather than svd: thirty layers of decompositions would take longer than all the rest.
     let init = Initialisation { base_to_expansion: Initial::Random, expansion_to_expansion: Initial::Zero };
-    model.widen(growth.clone(), grow::initialise(&base, &growth, init, 0, &|_, _| {}).unwrap()).unwrap();
+    model.widen(growth.clone(), grow::initialise(&base, &growth, init, 0, &|_, _| Ok(())).unwrap()).unwrap();
     let widened = model.score(&batch, true).unwrap();
     for head in 0..2 {
         assert_eq!(before.log_probs[0], widened.log_probs[head], "head {head} before training");

@@ -45,6 +45,18 @@ fn resumed_equals_uninterrupted_bit_for_bit() {
 }
 
 #[test]
+fn a_run_stopped_while_its_model_is_built_leaves_a_folder_that_can_be_begun() {
+    let world = World::new();
+    world.recipe("scale-preserve", "");
+    let stopped = world.train_here("scale-preserve", "run", &[], Start::New, &mut |event| matches!(event, Event::Building(..)));
+    assert!(matches!(&stopped, Err(Error::Interrupted(text)) if text.contains("no step was made")), "{stopped:?}");
+    assert!(steps(&world.path("run")).is_empty());
+    world.train_here("scale-preserve", "run", &[], Start::New, &mut never).unwrap();
+    world.train_here("scale-preserve", "whole", &[], Start::New, &mut never).unwrap();
+    assert!(deterministic(&world.path("whole")) == deterministic(&world.path("run")));
+}
+
+#[test]
 fn a_finished_run_resumes_to_itself() {
     let world = World::new();
     world.recipe("scale-preserve", "");

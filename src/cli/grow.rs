@@ -91,6 +91,7 @@ pub fn run(args: Args) -> Result<()> {
     let progress = |done: usize, total: usize| {
         bar.set_length(total as u64);
         bar.set_position(done as u64);
+        Ok(())
     };
     let parameters = grow::initialise(&base, &growth, args.init, args.seed, &progress);
     bar.finish_and_clear();

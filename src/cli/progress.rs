@@ -37,7 +37,7 @@ impl Display {
                 let what = if progress.waiting { "waiting for another process" } else { progress.corpus.as_str() };
                 self.phase("reading", progress.bytes_done, progress.bytes_total, what);
             }
-            Event::Building => self.phase("building the model", 0, 0, ""),
+            Event::Building(done, total) => self.phase("building the model", done as u64, total as u64, ""),
             Event::SetAside(path) => self.note(&format!("set aside: {}", path.display())),
             Event::Begin(step, steps) => {
                 self.training_at(step, steps);

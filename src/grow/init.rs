@@ -29,10 +29,10 @@ pub const RANDOM_DEVIATION: f32 = 0.02;
 ///
 /// W21 and W22 start as `init` says, W12 and the expansion's head from zero, its norms from one, and its embedding from `E V_e`,
 /// the base's embedding along its main directions. Random values depend on `seed` and on the parameter's name only.
-/// `progress` is told how many of how many matrices are done, from several threads.
+/// `progress` is told how many of how many matrices are done, from several threads, and ends the work with an error.
 ///
 /// # Errors
-/// [`Error::Usage`] where the growth does not fit the base, and whatever reading the base returns.
+/// [`Error::Usage`] where the growth does not fit the base, and whatever reading the base or `progress` returns.
 ///
 /// # Paper
 /// Sections 3.1 and 3.2.
@@ -41,7 +41,7 @@ pub fn initialise(
     growth: &Growth,
     init: Initialisation,
     seed: u64,
-    progress: &(dyn Fn(usize, usize) + Sync),
+    progress: &(dyn Fn(usize, usize) -> Result<()> + Sync),
 ) -> Result<Vec<Parameter>> {
     let config = base.config();
     growth.validate(config)?;
@@ -54,12 +54,12 @@ pub fn initialise(
 
     // The embedding is the largest matrix and is parallel in itself; the others are parallel side by side.
     let embedding = expansion_embedding(base, config, growth)?;
-    advance();
+    advance()?;
     let values = widened
         .par_iter()
         .map(|&(layer, projection)| {
             let values = widened_projection(base, growth, init, seed, layer, projection)?;
-            advance();
+            advance()?;
             Ok(values)
         })
         .collect::<Result<Vec<_>>>()?;

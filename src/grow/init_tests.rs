@@ -32,7 +32,7 @@ fn adapt() -> Placement {
 }
 
 fn make(growth: &Growth, init: &str, seed: u64) -> Vec<Parameter> {
-    initialise(&base(1), growth, init.parse().unwrap(), seed, &|_, _| {}).unwrap()
+    initialise(&base(1), growth, init.parse().unwrap(), seed, &|_, _| Ok(())).unwrap()
 }
 
 fn find<'a>(parameters: &'a [Parameter], name: &str) -> &'a Parameter {
@@ -153,6 +153,7 @@ fn progress_reaches_its_total() {
     let note = |done: usize, of: usize| {
         most.fetch_max(done, Ordering::Relaxed);
         total.store(of, Ordering::Relaxed);
+        Ok(())
     };
     initialise(&base(1), &growth(8, preserve()), Initialisation::default(), 1, &note).unwrap();
     assert_eq!((most.load(Ordering::Relaxed), total.load(Ordering::Relaxed)), (15, 15));
@@ -163,6 +164,7 @@ fn sizes_that_do_not_fit_are_refused_before_the_work() {
     let called = AtomicUsize::new(0);
     let error = initialise(&base(1), &growth(17, preserve()), Initialisation::default(), 1, &|_, _| {
         called.fetch_add(1, Ordering::Relaxed);
+        Ok(())
     });
     assert!(matches!(error, Err(Error::Usage(_))));
     assert_eq!(called.load(Ordering::Relaxed), 0);

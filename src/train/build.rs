@@ -23,11 +23,11 @@ pub fn expected_parameters(recipe: &Recipe, config: &Config) -> Result<Vec<Expec
     })
 }
 
-/// The model that a recipe starts from. `progress` hears how many of how many matrices of the expansion are made.
+/// The model that a recipe starts from. `progress` hears how many of how many matrices of the expansion are made, and can end it.
 ///
 /// # Errors
 /// Whatever reading the base returns, and [`Error::Usage`] where the method's sizes do not fit it.
-pub fn start(recipe: &Recipe, base: &BaseCheckpoint, progress: &(dyn Fn(usize, usize) + Sync)) -> Result<Model> {
+pub fn start(recipe: &Recipe, base: &BaseCheckpoint, progress: &(dyn Fn(usize, usize) -> Result<()> + Sync)) -> Result<Model> {
     match recipe.method(base.config())? {
         Method::Expansion(growth) => {
             let mut model = Model::from_base(base, recipe.model.dtype, false)?;

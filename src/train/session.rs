@@ -2,7 +2,8 @@
 
 use std::cell::RefCell;
 use std::path::{Path, PathBuf};
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
+use std::time::Duration;
 
 use super::build;
 use super::measure::Suite;
@@ -14,6 +15,7 @@ use crate::data::{Encode, Encoder, Progress, TrainStream};
 use crate::error::{Error, Result};
 use crate::eval::leading_token;
 use crate::grow::file::BaseReference;
+use crate::model::Model;
 use crate::recipe::Recipe;
 
 /// Whether a run is a new one.
@@ -32,8 +34,8 @@ pub enum Start {
 pub enum Event<'a> {
     /// A corpus is being tokenised.
     Corpus(&'a Progress),
-    /// The model is being built: for a new expansion, the directions of the base's matrices are found.
-    Building,
+    /// The model is being built: for a new expansion, the directions of this many of this many of the base's matrices are found.
+    Building(usize, usize),
     /// A newer checkpoint was set aside.
     SetAside(&'a Path),
     /// Training starts after this many steps of this many.
@@ -85,7 +87,7 @@ pub fn train(
         Start::Resume => folder.resume_point(None)?,
         Start::ResumeFrom(step) => folder.resume_point(Some(step))?,
     };
-    watch(Event::Building);
+    watch(Event::Building(0, 0));
     let model = match &point {
         Some(point) => {
             build::check_base(&point.state, &point.path, &sha256, &recipe.model.path)?;
@@ -98,7 +100,7 @@ pub fn train(
             }
             model
         }
-        None => build::start(&recipe, base, &|_, _| {})?,
+        None => build_watched(&recipe, base, &check_stop, watch)?,
     };
     check_stop()?;
 
@@ -127,6 +129,29 @@ pub fn train(
         }));
     }
     trainer.run(&mut hooks)
+}
+
+/// [`build::start`] on a thread of its own, so that it can be watched and stopped.
+fn build_watched(
+    recipe: &Recipe,
+    base: &BaseCheckpoint,
+    check_stop: &(dyn Fn() -> Result<()> + Sync),
+    watch: &mut dyn FnMut(Event),
+) -> Result<Model> {
+    let (done, total) = (AtomicUsize::new(0), AtomicUsize::new(0));
+    let note = |made, of| {
+        done.fetch_max(made, Ordering::Relaxed);
+        total.store(of, Ordering::Relaxed);
+        check_stop()
+    };
+    std::thread::scope(|scope| {
+        let building = scope.spawn(|| build::start(recipe, base, &note));
+        while !building.is_finished() {
+            watch(Event::Building(done.load(Ordering::Relaxed), total.load(Ordering::Relaxed)));
+            std::thread::park_timeout(Duration::from_millis(20));
+        }
+        building.join().unwrap_or_else(|panic| std::panic::resume_unwind(panic))
+    })
 }
 
 /// Tokenised corpora lie beside the runs, which share them.

@@ -88,7 +88,7 @@ impl<'a> Lesson<'a> {
 
         let out = self.world.out.join("runs").join(self.name);
         let folder = RunFolder::open(&out)?;
-        let model = build::start(&recipe, &base, &|_, _| {})?;
+        let model = build::start(&recipe, &base, &|_, _| Ok(()))?;
         let steps = recipe.train.schedule.steps;
         let reference = BaseReference { path: recipe.model.path.clone(), sha256: base.sha256()? };
         let mut trainer = Trainer::new(recipe, model, stream, folder, reference, encoder.fingerprint(), None)?;
