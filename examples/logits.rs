@@ -6,7 +6,7 @@
 use std::path::PathBuf;
 
 use treering::grow::file::save_parameters;
-use treering::model::{Block, Parameter};
+use treering::model::{Block, Head, Parameter};
 use treering::train::build::open_run;
 
 fn main() -> Result<(), Box<dyn std::error::Error>> {
@@ -28,7 +28,7 @@ fn main() -> Result<(), Box<dyn std::error::Error>> {
         }
     }
     let shape = vec![windows.len(), length, model.config().vocab_size];
-    let name = |head| format!("{head:?}").to_lowercase();
+    let name = |head: &Head| format!("{head:?}").to_lowercase();
     let tensors: Vec<Parameter> = model
         .heads()
         .iter()
