@@ -15,7 +15,7 @@ impl HugePages {
     /// Blocks from this size on, in bytes, are mapped by this allocator.
     pub const SMALLEST: usize = 512 << 10;
     /// Bytes that wait at most for another use; the rest goes back to the system.
-    pub const KEPT: usize = 32 << 20;
+    pub const KEPT: usize = 8 << 20;
 }
 
 const PAGE: usize = 4 << 10;

@@ -21,6 +21,17 @@ pub fn swiglu(gate: &[f32], up: &[f32], out: &mut [f32]) {
         .for_each(|(out, gate, up)| forward_chunk(gate, up, out));
 }
 
+/// [`swiglu`] that replaces `up` by the result.
+///
+/// # Shapes
+/// Both the same length.
+pub fn swiglu_in_place(gate: &[f32], up: &mut [f32]) {
+    assert!(gate.len() == up.len());
+    (up.par_chunks_mut(TASK_ELEMENTS), gate.par_chunks(TASK_ELEMENTS))
+        .into_par_iter()
+        .for_each(|(up, gate)| forward_chunk_in_place(gate, up));
+}
+
 /// Writes the gradients of [`swiglu`] to `dgate` and `dup`.
 ///
 /// # Shapes
@@ -66,6 +77,14 @@ simd_fn! {
 }
 
 simd_fn! {
+    fn forward_chunk_in_place(gate: &[f32], up: &mut [f32]) {
+        for (u, &g) in up.iter_mut().zip(gate) {
+            *u = g * sigmoid(g) * *u;
+        }
+    }
+}
+
+simd_fn! {
     fn backward_chunk(gate: &[f32], up: &[f32], dout: &[f32], dgate: &mut [f32], dup: &mut [f32]) {
         let n = gate.len();
         let (up, dout, dgate, dup) = (&up[..n], &dout[..n], &mut dgate[..n], &mut dup[..n]);
@@ -102,6 +121,9 @@ mod tests {
             swiglu(&gate, &up, &mut out);
             let (g, u, d) = (wide(&gate), wide(&up), wide(&dout));
             assert_close("out", &out, &reference::swiglu(&g, &u), 1e-6);
+            let mut in_place = up.clone();
+            swiglu_in_place(&gate, &mut in_place);
+            assert_eq!(bits(&in_place), bits(&out), "{n} in place");
 
             let (mut dgate, mut dup) = (vec![f32::NAN; n], vec![f32::NAN; n]);
             swiglu_backward(&gate, &up, &dout, &mut dgate, &mut dup);

@@ -3,9 +3,10 @@
 //! The result is cut into independent blocks of rows and columns; each runs over all of `k` in blocks whose length depends on `k` alone.
 //! So an element's bits depend on its row of `A`, its column of `B` and `k`, not on the other rows and columns, nor on the number of threads.
 
+use super::bf16::{from_bf16, round_rows_to_pairs, round_to_bf16, to_bf16};
 use super::isa::Isa;
 use super::kernel::{Lhs, Sweep, TILE_ROWS, kernel, reads_pairs};
-use super::packed::{Line, Packed, from_bf16, interleave, pack_panel, panel_width, to_bf16};
+use super::packed::{Line, Packed, interleave, pack_panel, panel_width};
 use crate::model::Precision;
 use crate::simd_fn;
 use rayon::prelude::*;
@@ -387,39 +388,28 @@ simd_fn! {
     }
 }
 
-simd_fn! {
-    /// [`gather_columns`] rounded to bf16, two columns in a line of pairs; an odd depth is filled up with a zero.
-    fn gather_pairs(view: View<'_>, first: usize, rows: usize, start: usize, depth: usize, out: &mut [u32]) {
-        for (q, line) in out.chunks_exact_mut(rows).enumerate() {
-            let source = |p: usize| &view.data[(start + p) * view.col_stride + first * view.row_stride..];
-            let (even, step) = (source(2 * q), view.row_stride);
-            if 2 * q + 1 == depth {
-                line.iter_mut().enumerate().for_each(|(r, o)| *o = u32::from(to_bf16(even[r * step])));
-            } else if step == 1 {
-                for ((o, &even), &odd) in line.iter_mut().zip(even).zip(source(2 * q + 1)) {
-                    *o = u32::from(to_bf16(even)) | (u32::from(to_bf16(odd)) << 16);
-                }
-            } else {
-                let odd = source(2 * q + 1);
-                for (r, o) in line.iter_mut().enumerate() {
-                    *o = u32::from(to_bf16(even[r * step])) | (u32::from(to_bf16(odd[r * step])) << 16);
-                }
-            }
+/// [`gather_columns`] rounded to bf16, two columns in a line of pairs; an odd depth is filled up with a zero.
+fn gather_pairs(view: View<'_>, first: usize, rows: usize, start: usize, depth: usize, out: &mut [u32]) {
+    let column = |p: usize| (p < depth).then(|| &view.data[(start + p) * view.col_stride + first * view.row_stride..]);
+    for (q, line) in out.chunks_exact_mut(rows).enumerate() {
+        let (even, odd) = (column(2 * q).unwrap_or_default(), column(2 * q + 1));
+        if view.row_stride == 1 {
+            round_rows_to_pairs(&even[..rows], odd.map(|odd| &odd[..rows]), line);
+            continue;
+        }
+        for (r, o) in line.iter_mut().enumerate() {
+            let value = |column: &[f32]| u32::from(to_bf16(column[r * view.row_stride]));
+            *o = value(even) | (odd.map_or(0, value) << 16);
         }
     }
 }
 
-simd_fn! {
-    /// Rows of a view, rounded to bf16, a row every `stride` values; an odd depth is filled up with a zero.
-    fn round_rows(view: View<'_>, first: usize, start: usize, depth: usize, out: &mut [u16], stride: usize) {
-        for (r, line) in out.chunks_exact_mut(stride).enumerate() {
-            let source = &view.data[(first + r) * view.row_stride + start..][..depth];
-            let (line, rest) = line.split_at_mut(depth);
-            for (o, &v) in line.iter_mut().zip(source) {
-                *o = to_bf16(v);
-            }
-            rest.fill(0);
-        }
+/// Rows of a view, rounded to bf16, a row every `stride` values; an odd depth is filled up with a zero.
+fn round_rows(view: View<'_>, first: usize, start: usize, depth: usize, out: &mut [u16], stride: usize) {
+    for (r, line) in out.chunks_exact_mut(stride).enumerate() {
+        let (line, rest) = line.split_at_mut(depth);
+        round_to_bf16(&view.data[(first + r) * view.row_stride + start..][..depth], line);
+        rest.fill(0);
     }
 }
 

@@ -1,6 +1,6 @@
 use super::super::isa::Isa;
 use super::super::kernel::sweep_portable_wide;
-use super::super::packed::{from_bf16, pack_panel, round_to_bf16};
+use super::super::packed::pack_panel;
 use super::super::reference::each_isa;
 use super::*;
 
@@ -122,14 +122,6 @@ fn packed_columns_are_the_weight_rows() {
         let expected: Vec<f32> = (0..rows).map(|r| rounded(&w[r * columns + 3..][..1], precision)[0] as f32).collect();
         assert_eq!(turned, expected);
     }
-}
-
-#[test]
-fn rounding_to_bf16_is_nearest_even_and_keeps_nan_and_infinity() {
-    for x in values(10_000, 7).into_iter().chain([0.0, -0.0, f32::INFINITY, f32::NEG_INFINITY, f32::MAX, f32::MIN_POSITIVE, 1e-45]) {
-        assert_eq!(to_bf16(x), half::bf16::from_f32(x).to_bits(), "{x}");
-    }
-    assert!(from_bf16(to_bf16(f32::NAN)).is_nan());
 }
 
 /// The AVX-512 tile: 6 rows, 64 columns, panels of f32 or of pairs, without AVX-512.

@@ -8,8 +8,11 @@ use super::{cosine, loss};
 use crate::model::{Gradients, Precision};
 use std::borrow::Cow;
 
-/// Rows of logits that exist at once: as many as one block of a product takes, so that the head's weight is decoded once for them.
-pub const CHUNK_ROWS: usize = 192;
+/// Rows of logits that exist at once: as many as one block of a product takes, so that the head's weight is decoded once for them. Where
+/// the head is trained, each chunk also reads and writes its whole gradient of `trained` columns, so wide ones get longer chunks.
+pub fn chunk_rows(trained: usize) -> usize {
+    trained.clamp(192, 512)
+}
 
 /// A head's logits: `Σ hiddenᵢ · weightᵢᵀ`.
 pub struct Head<'a, 'm> {
@@ -79,8 +82,10 @@ impl<'m> Tape<'m> {
         let mut seeds: Vec<Option<Tensor>> =
             head.products.iter().map(|(x, _)| x.needs_gradient().then(|| Tensor::scratch(x.value.rows(), x.value.cols()))).collect();
         let mut scores = HeadScores::new(targets.len());
-        for first in (0..targets.len()).step_by(CHUNK_ROWS) {
-            let rows = CHUNK_ROWS.min(targets.len() - first);
+        let trained = head.products.iter().filter(|(_, w)| matches!(w, Weight::Trained(_))).map(|(x, _)| x.value.cols()).sum();
+        let chunk = chunk_rows(trained);
+        for first in (0..targets.len()).step_by(chunk) {
+            let rows = chunk.min(targets.len() - first);
             let range = first..first + rows;
             let mut logits = Tensor::scratch(rows, vocab);
             self.logits(head, &weights, first, &mut logits, false);
@@ -114,8 +119,9 @@ impl<'m> Tape<'m> {
         let weights: Vec<Vec<Cow<'m, Packed>>> = parts.iter().map(|part| self.packed_head(&part.head)).collect();
         let mut all = vec![HeadScores::new(targets.len()); parts.len()];
         let mut cosines = vec![0.0; if cosine { targets.len() } else { 0 }];
-        for first in (0..targets.len()).step_by(CHUNK_ROWS) {
-            let rows = CHUNK_ROWS.min(targets.len() - first);
+        let chunk = chunk_rows(0);
+        for first in (0..targets.len()).step_by(chunk) {
+            let rows = chunk.min(targets.len() - first);
             let range = first..first + rows;
             let mut logits = Tensor::scratch(rows, vocab);
             let mut of_first = None;

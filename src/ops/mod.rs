@@ -3,6 +3,7 @@
 pub mod activation;
 pub mod adamw;
 pub mod attention;
+pub mod bf16;
 pub mod cosine;
 pub mod elementwise;
 pub mod embedding;
@@ -15,6 +16,7 @@ pub mod loss;
 pub mod math;
 pub mod norm;
 pub mod packed;
+pub mod pool;
 pub mod recorded;
 #[cfg(test)]
 pub(crate) mod reference;

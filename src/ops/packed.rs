@@ -4,8 +4,10 @@
 //! bf16: `[panel][k / 2][column]` of `u32`, the even row's bits low and the odd row's high, which is what `vdpbf16ps` eats and what two
 //! shifts turn into f32 where that instruction is missing.
 
+use super::bf16::{round_pairs, round_rows_to_pairs, to_bf16};
 use super::gemm::View;
 use super::isa::Isa;
+use super::pool::Pool;
 use super::transpose::{transpose, transpose_words};
 use crate::model::Precision;
 use crate::simd_fn;
@@ -32,27 +34,20 @@ pub struct Packed {
     k: usize,
     n: usize,
     lines: Vec<Line>,
+    /// Made for one product: its memory waits for the next such one.
+    passing: bool,
 }
 
-/// Rounds to the nearest bf16, ties to even; NaN stays NaN.
-#[inline(always)]
-pub fn to_bf16(x: f32) -> u16 {
-    let bits = x.to_bits();
-    let rounded = (bits.wrapping_add(0x7fff + ((bits >> 16) & 1)) >> 16) as u16;
-    if x.is_nan() { 0x7fc0 } else { rounded }
+static PASSING: Pool<Line> = Pool::new();
+
+pub(super) fn release_unused() {
+    PASSING.clear();
 }
 
-/// The f32 with the bits of a bf16.
-#[inline(always)]
-pub fn from_bf16(x: u16) -> f32 {
-    f32::from_bits(u32::from(x) << 16)
-}
-
-simd_fn! {
-    /// Rounds a slice to bf16.
-    pub fn round_to_bf16(x: &[f32], out: &mut [u16]) {
-        for (o, &v) in out.iter_mut().zip(x) {
-            *o = to_bf16(v);
+impl Drop for Packed {
+    fn drop(&mut self) {
+        if self.passing {
+            PASSING.give(std::mem::take(&mut self.lines));
         }
     }
 }
@@ -67,26 +62,27 @@ impl Packed {
         n.div_ceil(panel_width(isa)) * panel_width(isa) * rows
     }
 
-    /// An operand of zeros, to be filled by [`Packed::fill`].
-    fn zeros(precision: Precision, k: usize, n: usize) -> Self {
+    /// An operand whose values are whatever they were: every word is to be written.
+    fn passing(precision: Precision, k: usize, n: usize) -> Self {
         let isa = Isa::current();
-        Self { isa, precision, k, n, lines: vec![Line([0; 16]); Self::words(isa, precision, k, n) / 16] }
+        let lines = PASSING.take(Self::words(isa, precision, k, n) / 16, Line([0; 16]));
+        Self { isa, precision, k, n, lines, passing: true }
     }
 
-    /// Packs `b`, whose element `(row, column)` is read through the view.
+    /// Packs `b`, whose element `(row, column)` is read through the view, for a product or a few: its memory is used again afterwards.
     ///
     /// # Shapes
     /// `b`: `[k, n]`.
     pub fn pack(b: View<'_>, k: usize, n: usize, precision: Precision) -> Self {
-        let mut packed = Self::zeros(precision, k, n);
+        let mut packed = Self::passing(precision, k, n);
         packed.fill(b);
         packed
     }
 
-    /// Packs a row-major bf16 matrix `[k, n]` with `stride` values a row.
+    /// Packs a row-major bf16 matrix `[k, n]` with `stride` values a row, as [`Packed::pack`] does.
     pub fn pack_bf16(data: &[u16], stride: usize, k: usize, n: usize) -> Self {
         assert!(k == 0 || (n <= stride && (k - 1) * stride + n <= data.len()), "bf16 operand too short");
-        let mut packed = Self::zeros(Precision::Bf16, k, n);
+        let mut packed = Self::passing(Precision::Bf16, k, n);
         let (width, panel_words) = (panel_width(packed.isa), packed.panel_words());
         packed.words_mut().par_chunks_mut(panel_words.max(1)).enumerate().for_each(|(p, panel)| {
             interleave(data, stride, p * width, width.min(n - p * width), k, width, panel);
@@ -97,7 +93,11 @@ impl Packed {
     /// Packs a weight stored as Hugging Face stores it, `[out, in]` row-major, as the operand `Wᵀ [in, out]` of `x · Wᵀ`.
     pub fn from_weight(weight: &[f32], rows: usize, columns: usize, precision: Precision) -> Self {
         debug_assert_eq!(weight.len(), rows * columns);
-        Self::pack(View::rows(weight, columns).t(), columns, rows, precision)
+        let isa = Isa::current();
+        let lines = vec![Line([0; 16]); Self::words(isa, precision, columns, rows) / 16];
+        let mut packed = Self { isa, precision, k: columns, n: rows, lines, passing: false };
+        packed.fill(View::rows(weight, columns).t());
+        packed
     }
 
     /// Rows of the operand (the inner dimension of the product).
@@ -155,15 +155,18 @@ impl Packed {
         });
     }
 
-    /// The transpose `[n, k]` of this operand, packed: what the gradient of `x` in `x · B` is multiplied by.
+    /// The transpose `[n, k]` of this operand, packed as by [`Packed::pack`]: what the gradient of `x` in `x · B` is multiplied by.
     pub fn transposed(&self) -> Self {
-        let mut out = Self::zeros(self.precision, self.n, self.k);
+        let mut out = Self::passing(self.precision, self.n, self.k);
         out.isa = self.isa;
         let (width, panel_words, source_words) = (panel_width(self.isa), out.panel_words(), self.panel_words());
         let (k, n, precision, source) = (self.k, self.n, self.precision, self.words_ref());
         out.words_mut().par_chunks_mut(panel_words.max(1)).enumerate().for_each(|(p, panel)| {
             let first = p * width;
             let columns = width.min(k - first);
+            if columns < width {
+                panel.fill(0);
+            }
             for (q, block) in source.chunks(source_words).enumerate() {
                 let rows = width.min(n - q * width);
                 match precision {
@@ -229,21 +232,10 @@ pub(super) fn pack_panel(b: View<'_>, first: usize, columns: usize, k: usize, wi
     }
 }
 
-simd_fn! {
-    fn pack_rows_bf16(data: &[f32], stride: usize, first: usize, columns: usize, k: usize, width: usize, panel: &mut [u32]) {
-        for (q, line) in panel.chunks_exact_mut(width).take(k.div_ceil(2)).enumerate() {
-            let even = &data[2 * q * stride + first..][..columns];
-            if 2 * q + 1 < k {
-                let odd = &data[(2 * q + 1) * stride + first..][..columns];
-                for c in 0..columns {
-                    line[c] = u32::from(to_bf16(even[c])) | (u32::from(to_bf16(odd[c])) << 16);
-                }
-            } else {
-                for c in 0..columns {
-                    line[c] = u32::from(to_bf16(even[c]));
-                }
-            }
-        }
+fn pack_rows_bf16(data: &[f32], stride: usize, first: usize, columns: usize, k: usize, width: usize, panel: &mut [u32]) {
+    let row = |r: usize| (r < k).then(|| &data[r * stride + first..][..columns]);
+    for (q, line) in panel.chunks_exact_mut(width).take(k.div_ceil(2)).enumerate() {
+        round_rows_to_pairs(row(2 * q).unwrap_or_default(), row(2 * q + 1), &mut line[..columns]);
     }
 }
 
@@ -313,14 +305,5 @@ fn pack_columns_bf16(b: View<'_>, first: usize, columns: usize, k: usize, width:
             }
         }
         transpose_words(&words, pairs, columns, pairs, &mut panel[r / 2 * width..], width);
-    }
-}
-
-simd_fn! {
-    /// Rounds neighbouring values to pairs of bf16; the last of an odd number goes with a zero.
-    fn round_pairs(x: &[f32], out: &mut [u32]) {
-        for (o, pair) in out.iter_mut().zip(x.chunks(2)) {
-            *o = u32::from(to_bf16(pair[0])) | (pair.get(1).map_or(0, |&odd| u32::from(to_bf16(odd))) << 16);
-        }
     }
 }

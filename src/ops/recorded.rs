@@ -276,12 +276,13 @@ impl<'m> Tape<'m> {
     /// # Shapes
     /// All `[tokens, intermediate]`.
     pub fn swiglu(&mut self, gate: Var, up: Var) -> Var {
-        let (rows, cols) = (gate.value.rows(), gate.value.cols());
-        let mut out = Tensor::scratch(rows, cols);
-        activation::swiglu(gate.value.data(), up.value.data(), out.data_mut());
         if !self.needs([gate.node.is_some(), up.node.is_some()]) {
+            let mut out = up.into_tensor();
+            activation::swiglu_in_place(gate.value.data(), out.data_mut());
             return self.constant(out);
         }
+        let mut out = Tensor::scratch(gate.value.rows(), gate.value.cols());
+        activation::swiglu(gate.value.data(), up.value.data(), out.data_mut());
         self.push(out, |node| {
             Box::new(move |sink| {
                 let Some(dy) = sink.take(node) else { return };
@@ -303,11 +304,11 @@ impl<'m> Tape<'m> {
         match w {
             Weight::Frozen(packed) => std::borrow::Cow::Borrowed(packed),
             Weight::Table { values, cols } => {
-                std::borrow::Cow::Owned(Packed::from_weight(values, values.len() / cols, *cols, self.precision))
+                std::borrow::Cow::Owned(Packed::pack(View::rows(values, *cols).t(), *cols, values.len() / cols, self.precision))
             }
             Weight::Trained(index) => {
                 let p = &self.parameters[*index];
-                std::borrow::Cow::Owned(Packed::from_weight(&p.value, p.shape[0], p.shape[1], self.precision))
+                std::borrow::Cow::Owned(Packed::pack(View::rows(&p.value, p.shape[1]).t(), p.shape[1], p.shape[0], self.precision))
             }
         }
     }

@@ -1,24 +1,18 @@
 //! Activations: f32 matrices whose memory is used again, and their bf16 copies.
 
+use super::bf16::round_to_bf16;
 use super::gemm::{Left, View};
 use super::math::TASK_ELEMENTS;
-use super::packed::round_to_bf16;
+use super::pool::Pool;
 use rayon::prelude::*;
-use std::collections::HashMap;
-use std::sync::{Arc, Mutex, OnceLock};
+use std::sync::{Arc, OnceLock};
 
-/// Buffers of finished activations by length, so that a training step does not ask the system for its memory anew.
-static FREE: Mutex<Option<HashMap<usize, Vec<Vec<f32>>>>> = Mutex::new(None);
+static F32: Pool<f32> = Pool::new();
+static BF16: Pool<u16> = Pool::new();
 
-/// Shorter buffers are left to the allocator.
-const SMALLEST_KEPT: usize = 1 << 14;
-
-/// Gives the memory of finished activations back. For the borders between kinds of work (training, measuring): their sizes differ, and
-/// what waits for one would only add to the other's peak.
-pub fn release_unused() {
-    if let Ok(mut free) = FREE.lock() {
-        *free = None;
-    }
+pub(super) fn release_unused() {
+    F32.clear();
+    BF16.clear();
 }
 
 /// A row-major matrix of activations.
@@ -57,12 +51,7 @@ impl Bf16 {
 impl Tensor {
     /// A matrix whose values are whatever they were: to be overwritten.
     pub fn scratch(rows: usize, cols: usize) -> Self {
-        let len = rows * cols;
-        let found = match FREE.lock() {
-            Ok(mut free) if len >= SMALLEST_KEPT => free.as_mut().and_then(|f| f.get_mut(&len)).and_then(Vec::pop),
-            _ => None,
-        };
-        Self { rows, cols, data: found.unwrap_or_else(|| vec![0.0; len]), bf16: OnceLock::new() }
+        Self { rows, cols, data: F32.take(rows * cols, 0.0), bf16: OnceLock::new() }
     }
 
     /// A matrix of zeros.
@@ -110,12 +99,16 @@ impl Tensor {
     pub fn bf16(&self) -> &Arc<Bf16> {
         self.bf16.get_or_init(|| {
             let stride = self.cols.next_multiple_of(2);
-            let mut data = vec![0u16; self.rows * stride];
+            let mut data = BF16.take(self.rows * stride, 0);
             if stride == self.cols {
                 let parts = data.par_chunks_mut(TASK_ELEMENTS).zip(self.data.par_chunks(TASK_ELEMENTS));
                 parts.for_each(|(out, x)| round_to_bf16(x, out));
             } else {
-                self.data.chunks(self.cols).zip(data.chunks_mut(stride)).for_each(|(x, o)| round_to_bf16(x, &mut o[..self.cols]));
+                let rows = self.data.chunks(self.cols).zip(data.chunks_mut(stride));
+                rows.for_each(|(x, o)| {
+                    round_to_bf16(x, &mut o[..self.cols]);
+                    o[self.cols] = 0;
+                });
             }
             Arc::new(Bf16 { stride, data })
         })
@@ -124,10 +117,12 @@ impl Tensor {
 
 impl Drop for Tensor {
     fn drop(&mut self) {
-        if self.data.len() >= SMALLEST_KEPT
-            && let Ok(mut free) = FREE.lock()
-        {
-            free.get_or_insert_default().entry(self.data.len()).or_default().push(std::mem::take(&mut self.data));
-        }
+        F32.give(std::mem::take(&mut self.data));
+    }
+}
+
+impl Drop for Bf16 {
+    fn drop(&mut self) {
+        BF16.give(std::mem::take(&mut self.data));
     }
 }

@@ -7,7 +7,7 @@ use crate::data::{Encode, HeldOut, HeldOutConfig, Progress, WindowConfig};
 use crate::error::Result;
 use crate::eval::{CorpusResult, Measure, Reference, perplexity};
 use crate::model::Model;
-use crate::ops::tensor::release_unused;
+use crate::ops::pool::release_unused;
 use crate::recipe::Recipe;
 use crate::route::Router;
 

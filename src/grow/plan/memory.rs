@@ -5,7 +5,7 @@ use serde::Serialize;
 use super::Request;
 use super::flow::{Layer, Stream};
 use crate::model::Precision;
-use crate::ops::head::CHUNK_ROWS;
+use crate::ops::head::chunk_rows;
 
 /// Trained weights, gradients and statistics of every norm and of the attention are f32.
 const F32: u64 = 4;
@@ -106,7 +106,9 @@ fn workspace_bytes(request: &Request<'_>, layers: &[Layer], tokens: u64, product
     let vocab = config.vocab_size as u64;
     // A residual stream in and out, its norm, and gate, up and their product.
     let layer = tokens * streams(last).map(|s| (3 * s.hidden + 3 * s.ffn) * F32).sum::<u64>();
-    let logits = tokens.min(CHUNK_ROWS as u64) * vocab * F32;
+    let of_base = if request.trains_head() { config.hidden_size } else { 0 };
+    let of_expansion = request.method.growth().map_or(0, |growth| growth.sizes.hidden_size);
+    let logits = tokens.min(chunk_rows(of_base + of_expansion) as u64) * vocab * F32;
     // Head weights are packed for the step where they are trained, and turned round where a gradient flows through them.
     let base_turned = u64::from(last.base.live[2]) + u64::from(request.trains_head());
     let expansion = request.method.growth().map_or(0, |growth| 2 * growth.sizes.hidden_size as u64);
