@@ -12,13 +12,24 @@ for tool in apt-get dpkg-deb python3; do
 done
 mkdir -p "$out/packages"
 
+# The machine's own package lists may be old and are root's to renew: where they fail, fresh ones come into a folder here.
+apt=()
+download() { (cd "$out/packages" && apt-get "${apt[@]}" download -qq "$1" 2>"$out/packages/apt.log"); }
+fresh_lists() {
+  (( ${#apt[@]} == 0 )) || return 1
+  mkdir -p "$out/packages/lists/partial"
+  apt=(-o "Dir::State::Lists=$out/packages/lists" -o "Dir::Cache::pkgcache=" -o "Dir::Cache::srcpkgcache=" -o "APT::Sandbox::User=")
+  echo "renewing the package lists" >&2
+  apt-get "${apt[@]}" update -qq 2>"$out/packages/apt.log"
+}
+
 # fetch PACKAGE: downloads and unpacks it into packages/PACKAGE, once.
 fetch() {
   local package="$1" folder="$out/packages/$1"
   [[ -d "$folder" ]] && return
-  if ! (cd "$out/packages" && apt-get download -qq "$package" 2>"$out/packages/apt.log"); then
+  if ! download "$package" && ! { fresh_lists && download "$package"; }; then
     cat "$out/packages/apt.log" >&2
-    echo "error: apt-get could not download $package; does 'apt-get update' work here?" >&2
+    echo "error: apt-get could not download $package" >&2
     exit 1
   fi
   dpkg-deb --extract "$out/packages/${package}_"*.deb "$folder.part"
