@@ -1,6 +1,7 @@
 //! Matrix products: `C (+)= A · B`, f32 or bf16 operands, f32 sums.
 //!
-//! The result is cut into independent blocks of rows and columns; each runs over all of `k` in blocks whose length depends on `k` alone.
+//! The result is cut into independent blocks of rows and columns; each runs over all of `k` in blocks whose length depends on `k` alone
+//! (and on whether the processor multiplies bf16 in pairs).
 //! So an element's bits depend on its row of `A`, its column of `B` and `k`, not on the other rows and columns, nor on the number of threads.
 
 use super::bf16::{from_bf16, round_rows_to_pairs, round_to_bf16, to_bf16};
@@ -75,10 +76,13 @@ pub enum Right<'a> {
 
 /// Longest block of `k`: a panel of it stays in the first-level cache.
 const MAX_DEPTH: usize = 160;
+/// The same where a panel holds pairs of bf16, half the bytes.
+const MAX_DEPTH_OF_PAIRS: usize = 288;
 
-/// The length of the blocks that `k` is cut into: even, and a function of `k` only.
-fn block_depth(k: usize) -> usize {
-    k.div_ceil(k.div_ceil(MAX_DEPTH).max(1)).next_multiple_of(2).max(2)
+/// The length of the blocks that `k` is cut into: even, and a function of `k` and the kind of panel only.
+fn block_depth(k: usize, pairs: bool) -> usize {
+    let most = if pairs { MAX_DEPTH_OF_PAIRS } else { MAX_DEPTH };
+    k.div_ceil(k.div_ceil(most).max(1)).next_multiple_of(2).max(2)
 }
 
 struct Target(*mut f32);
@@ -138,10 +142,11 @@ pub fn gemm(m: usize, n: usize, k: usize, a: Left<'_>, b: Right<'_>, c: &mut [f3
     }
 }
 
-/// Rows and columns of a block: rows such that `A`'s part stays in the second-level cache, columns so that there is work for every thread.
+/// Rows and columns of a block: rows such that `A`'s part stays in the second-level cache, columns so that no thread waits long
+/// for the last one.
 fn blocks(m: usize, n: usize, width: usize) -> (usize, usize) {
     let row_block = m.div_ceil(m.div_ceil(192)).next_multiple_of(TILE_ROWS);
-    let wanted = (4 * rayon::current_num_threads()).div_ceil(m.div_ceil(row_block)).max(n.div_ceil(768));
+    let wanted = (8 * rayon::current_num_threads()).div_ceil(m.div_ceil(row_block)).max(n.div_ceil(768));
     let column_block = n.div_ceil(wanted).next_multiple_of(width).max(width.max(64));
     (row_block, column_block)
 }
@@ -247,7 +252,7 @@ impl Block<'_> {
     /// # Safety
     /// `c` has `rows` rows of `columns` values, `c_stride` apart, that nobody else uses meanwhile.
     unsafe fn run(&self, c: *mut f32, c_stride: usize, accumulate: bool) {
-        let (width, longest, sweep) = (panel_width(self.isa), block_depth(self.k), kernel(self.isa));
+        let (width, longest, sweep) = (panel_width(self.isa), block_depth(self.k, self.in_pairs()), kernel(self.isa));
         SCRATCH.with_borrow_mut(|scratch| {
             for start in (0..self.k).step_by(longest) {
                 let values = longest.min(self.k - start);

@@ -73,6 +73,13 @@ fn distinct_names(paths: &[PathBuf]) -> Vec<String> {
     paths.iter().map(|path| name(path).map_or_else(|| path.display().to_string(), |(_, name)| name)).collect()
 }
 
+/// Whether two measurements of a base may be of the same one. In bf16 they differ a little: a frozen embedding is kept in bf16, a trained
+/// one in f32.
+fn alike(one: &HeadPerplexity, other: &HeadPerplexity) -> bool {
+    let near = |(a, b): (&f64, &f64)| a == b || (a / b - 1.0).abs() < 1e-3;
+    one.corpora.keys().eq(other.corpora.keys()) && one.corpora.values().zip(other.corpora.values()).all(near)
+}
+
 fn notes(runs: &[Run]) -> Vec<String> {
     let mut notes = Vec::new();
     for run in runs {
@@ -95,7 +102,7 @@ fn notes(runs: &[Run]) -> Vec<String> {
         notes.push(
             "The runs were not measured on the same corpora, so their forgetting and learning are means over different texts.".into(),
         );
-    } else if measured.iter().filter_map(|run| run.base()).collect::<Vec<_>>().windows(2).any(|pair| pair[0].corpora != pair[1].corpora) {
+    } else if measured.iter().filter_map(|run| run.base()).collect::<Vec<_>>().windows(2).any(|pair| !alike(pair[0], pair[1])) {
         notes.push(
             "Before their first step the runs scored differently on the same corpora: they start from different bases, or were measured \
              with different windows, amounts of text or dtypes."
