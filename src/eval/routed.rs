@@ -48,7 +48,7 @@ pub struct TracedDecision {
 /// Routers on their way through a corpus. Batches come in the order of the documents, but the windows of one document may stand in any row of a
 /// batch; tokens are therefore put in order before any router sees them.
 pub(super) struct Routed<'a> {
-    heads: &'static [Head],
+    heads: Vec<Head>,
     routes: Vec<Sums>,
     on_token: Option<OnToken<'a>>,
     document: Option<usize>,
@@ -67,7 +67,7 @@ struct Sums {
 }
 
 impl<'a> Routed<'a> {
-    pub fn new(routers: &[Router], heads: &'static [Head], on_token: Option<OnToken<'a>>) -> Self {
+    pub fn new(routers: &[Router], heads: &[Head], on_token: Option<OnToken<'a>>) -> Self {
         let start = |&router: &Router| Sums {
             route: Route::new(router, heads.len()),
             nll: 0.0,
@@ -76,7 +76,13 @@ impl<'a> Routed<'a> {
             adapted: 0,
             worst_excess: f64::NEG_INFINITY,
         };
-        Self { heads, routes: routers.iter().map(start).collect(), on_token, document: None, heads_nll: vec![0.0; heads.len()] }
+        Self {
+            heads: heads.to_vec(),
+            routes: routers.iter().map(start).collect(),
+            on_token,
+            document: None,
+            heads_nll: vec![0.0; heads.len()],
+        }
     }
 
     pub fn needs_cosine(&self) -> bool {

@@ -32,14 +32,8 @@ fn expansion() -> Expansion {
             Parameter { name: e.name, block: e.block, shape: e.shape, value }
         })
         .collect();
-    let manifest = Manifest {
-        format_version: FORMAT_VERSION,
-        growth: growth(),
-        init: Initialisation::default(),
-        seed: u64::MAX,
-        base: BaseReference { path: "/models/tiny".into(), sha256: "ab".repeat(32) },
-        parameter_count: parameters.iter().map(|p| p.value.len()).sum(),
-    };
+    let base = BaseReference { path: "/models/tiny".into(), sha256: "ab".repeat(32) };
+    let manifest = Manifest::new(growth(), Initialisation::default(), u64::MAX, Standing { base, rings: Vec::new() }, &parameters);
     Expansion { manifest, parameters }
 }
 

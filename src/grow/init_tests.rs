@@ -124,13 +124,14 @@ fn the_embedding_is_the_base_seen_along_its_main_directions() {
 
 #[test]
 fn random_values_have_the_stated_spread_and_no_two_parameters_share_them() {
-    let values = random("a", 1, 20_000);
+    let values = random("a", 1, 0, 20_000);
     let mean = values.iter().map(|&x| f64::from(x)).sum::<f64>() / 20_000.0;
     let deviation = (values.iter().map(|&x| (f64::from(x) - mean).powi(2)).sum::<f64>() / 20_000.0).sqrt();
     assert!(mean.abs() < 1e-3 && (deviation - 0.02).abs() < 1e-3, "{mean} {deviation}");
-    assert_ne!(random("b", 1, 4), values[..4]);
-    assert_ne!(random("a", 2, 4), values[..4]);
-    assert_eq!(random("a", 1, 4), values[..4]);
+    assert_ne!(random("b", 1, 0, 4), values[..4]);
+    assert_ne!(random("a", 2, 0, 4), values[..4]);
+    assert_eq!(random("a", 1, 0, 4), values[..4]);
+    assert_ne!(random("a", 1, 1, 4), values[..4], "rings have the same names, and values of their own");
 }
 
 /// A parameter's values follow from the seed and its own name, whatever else is made beside it, in whatever order.
