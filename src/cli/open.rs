@@ -41,7 +41,7 @@ pub struct ModelArgs {
     #[arg(long, value_name = "MODEL")]
     base: Option<PathBuf>,
     /// Where an earlier ring is now, if it has moved: a run, a checkpoint or an expansion; once for each ring, from the innermost out
-    #[arg(long = "ring", value_name = "RING")]
+    #[arg(long = "ring-path", value_name = "RING")]
     rings: Vec<PathBuf>,
     /// Arithmetic of the matrix products [default: the run's own; f32 for a model]
     #[arg(long, value_enum)]
@@ -87,7 +87,7 @@ impl ModelArgs {
             return Err(Error::usage(format!("--step chooses a run's checkpoint, and {} is no run", self.model.display())));
         }
         if !self.rings.is_empty() && matches!(place, Place::Model | Place::Adapter) {
-            return Err(Error::usage(format!("--ring says where an earlier ring is, and {} stands on none", self.model.display())));
+            return Err(Error::usage(format!("--ring-path says where an earlier ring is, and {} stands on none", self.model.display())));
         }
         match place {
             Place::Model => self.open_model(),

@@ -182,7 +182,7 @@ fn manifests_that_do_not_fit_are_refused() {
     let manifest_path = path.join(MANIFEST_FILE);
     let good = fs::read_to_string(&manifest_path).unwrap();
     for (from, to, says) in [
-        ("\"format_version\": 1", "\"format_version\": 2", "use a newer one"),
+        ("\"format_version\": 1", "\"format_version\": 3", "use a newer one"),
         ("\"format_version\": 1", "\"format_version\": 0", "format version 0"),
         ("\"seed\"", "\"sead\"", "sead"),
         ("\"hidden_size\": 4", "\"hidden_size\": 40", "any size from 1 to 8"),

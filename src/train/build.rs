@@ -113,7 +113,7 @@ pub fn open_checkpoint(run: &Path, step: Option<u64>, moved: Moved<'_>) -> Resul
     if standing.rings.is_empty() {
         standing.base.path.clone_from(&recipe.model.path);
     }
-    let foundation = Foundation::reopen(&standing, moved)?;
+    let foundation = Foundation::reopen(&standing, &path.join(checkpoint::STATE_FILE), moved)?;
     foundation.check(&state, &path)?;
     Ok(RunCheckpoint { recipe, foundation, path, step: state.step })
 }

@@ -172,16 +172,16 @@ impl Foundation {
     /// As [`Foundation::open`].
     pub fn open_at(path: &Path, step: Option<u64>, moved: Moved<'_>) -> Result<Self> {
         let Some(source) = RingSource::at(path, step)? else { return Ok(BaseCheckpoint::open(path)?.into()) };
-        let mut foundation = Self::reopen(&source.standing, moved)?;
+        let mut foundation = Self::reopen(&source.standing, &source.file(), moved)?;
         foundation.add(&source)?;
         Ok(foundation)
     }
 
-    /// Opens what something stands on. Rings are checked against their hashes; the base's is checked by whoever stands on it.
+    /// Opens what something stands on, as `file` says. Rings are checked against their hashes; the base's is checked by whoever stands on it.
     ///
     /// # Errors
     /// As [`Foundation::open`], and [`Error::Usage`] where more rings have moved than there are.
-    pub fn reopen(standing: &Standing, moved: Moved<'_>) -> Result<Self> {
+    pub fn reopen(standing: &Standing, file: &Path, moved: Moved<'_>) -> Result<Self> {
         if moved.rings.len() > standing.rings.len() {
             return Err(Error::usage(format!("{} rings were named where it stands on {}", moved.rings.len(), standing.rings.len())));
         }
@@ -189,13 +189,13 @@ impl Foundation {
         for (index, reference) in standing.rings.iter().enumerate() {
             let path = moved.rings.get(index).unwrap_or(&reference.path);
             if !path.exists() {
-                let message = format!("ring {} is not here any more\n  hint: --ring says where it is now", index + 1);
+                let message = format!("ring {} is not here any more\n  hint: --ring-path says where it is now", index + 1);
                 return Err(Error::file(path, message));
             }
             let source = RingSource::at(path, None)?;
             let source = source.ok_or_else(|| Error::file(path, format!("is a plain model, where ring {} was", index + 1)))?;
             foundation.add(&source)?;
-            ring::check_inner(path, &standing.rings[..=index], &foundation.rings)?;
+            ring::check_inner(file, &standing.rings[..=index], &foundation.rings)?;
         }
         Ok(foundation)
     }
