@@ -113,6 +113,9 @@ fn routers_choose_among_all_heads_in_eval_and_generate() {
         assert!(excess("bayes:share=0") <= 4f64.ln() + 1e-9, "{}", excess("bayes:share=0"));
         assert!(excess("bayes-confidence:share=0") <= 4f64.ln() + 2f64.ln() + 1e-9);
         assert_eq!(router("preserve")["nll"], corpus["heads"][0]["nll"]);
+        let shares: Vec<f64> = router("bayes")["head_shares"].as_array().unwrap().iter().map(number).collect();
+        assert!(shares.len() == 4 && (shares.iter().sum::<f64>() - 1.0).abs() < 1e-9, "{shares:?}");
+        assert_eq!(shares[3], number(&router("bayes")["adaptation_share"]));
         assert_eq!(router("adapt")["nll"], corpus["heads"][3]["nll"]);
     }
 

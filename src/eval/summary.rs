@@ -83,6 +83,7 @@ mod tests {
             bits_per_byte: 0.0,
             accuracy: 0.0,
             adaptation_share: 0.5,
+            head_shares: Vec::new(),
             worst_document_excess: 0.0,
         };
         CorpusResult {
