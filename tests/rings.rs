@@ -278,6 +278,20 @@ fn grow_and_plan_go_on_from_what_was_grown() {
     assert!(refused(&["grow", "full", "--out", "x"]).contains("trained by `full` and is no ring"));
     assert!(refused(&["eval", "base", "--ring-path", "one", "--corpus", "a=new.jsonl"]).contains("stands on none"));
     assert!(!world.path("x").exists());
+
+    // A run that is still to go on would take its checkpoint away again.
+    let mut at = |event: &Event| matches!(event, Event::Step(record) if record.step == 5);
+    world.train_here("scale-adapt", "half", &[], Start::New, &mut at).unwrap_err();
+    for arguments in [&["grow", "half", "--out", "x"][..], &["train", "scale-preserve.toml", "--set", "model.path=half", "--out", "x"]] {
+        let error = refused(arguments);
+        assert!(error.contains("is at step 5 of 12") && error.contains("rings export"), "{error}");
+    }
+    succeeded(&world.treering(&["rings", "export", "half", "--out", "half-ring"]));
+    succeeded(&world.train("scale-preserve", "on-half", &["--set", "model.path=half-ring"]));
+    assert_eq!(
+        heads(&world, "on-half", &[])[..2].iter().map(|h| h.1).collect::<Vec<_>>(),
+        heads(&world, "half", &[]).iter().map(|h| h.1).collect::<Vec<_>>()
+    );
 }
 
 fn described_count(world: &World, expansion: &str) -> Value {

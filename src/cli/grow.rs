@@ -12,7 +12,7 @@ use treering::grow::verify::{self, HeadVerification};
 use treering::grow::{self, Growth, Initialisation};
 use treering::model::{Block, Parameter, Precision};
 use treering::report::{Align, Table};
-use treering::train::Foundation;
+use treering::train::foundation::{Foundation, refuse_unfinished};
 use treering::{Error, Result};
 
 use super::growth::{GrowthArgs, bytes, describe, grouped, json, listing, ring_rows};
@@ -90,6 +90,7 @@ struct Verification {
 /// Grows.
 pub fn run(args: Args) -> Result<()> {
     let start = Instant::now();
+    refuse_unfinished(&args.model)?;
     let foundation = Foundation::open_at(&args.model, None, Moved { base: args.base.as_deref(), rings: &[] })?;
     let base = &foundation.base;
     let growth = args.growth.growth(base.config())?;

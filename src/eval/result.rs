@@ -191,7 +191,7 @@ impl Evaluation {
                     (None, _) => String::new(),
                 };
                 let numbers = [result.perplexity, result.bits_per_byte, result.accuracy];
-                let mut row = corpus.row(head_name(result.head).to_owned(), numbers);
+                let mut row = corpus.row(head_name(result.head), numbers);
                 row.extend(with_representation.then_some(cosine));
                 table.row(row);
             }

@@ -57,7 +57,7 @@ pub struct Scores {
 pub struct Extras {
     /// The hidden states behind the heads.
     pub hidden: bool,
-    /// The cosine of the two heads' logits.
+    /// The cosine of the first and the last head's logits.
     pub cosine: bool,
 }
 

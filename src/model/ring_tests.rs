@@ -39,8 +39,11 @@ fn train(model: &mut Model) {
     }
 }
 
+/// Log-probabilities, hidden states, and logits step by step.
+type Said = (Vec<f32>, Vec<f32>, Vec<Vec<f32>>);
+
 /// Everything a head says: log-probabilities and hidden states of whole windows, and the logits of single steps.
-fn said(model: &Model) -> Vec<(Vec<f32>, Vec<f32>, Vec<Vec<f32>>)> {
+fn said(model: &Model) -> Vec<Said> {
     let scores = model.score(&batch(2, 17, true), true).unwrap();
     let mut cache = model.new_cache(32);
     let steps: Vec<Vec<Vec<f32>>> = batch(1, 9, false).tokens.chunks(1).map(|token| model.step(&mut cache, token).unwrap()).collect();

@@ -78,12 +78,15 @@ enum Described {
 }
 
 impl RingSource {
-    /// What is at `path`, the checkpoint of `step` where it is a run's; `None` for a plain model.
+    /// What is at `path`, the checkpoint of `step` where it is a run's; `None` for a plain model, or where nothing is.
     ///
     /// # Errors
-    /// [`Error::Usage`] where nothing or an adapter is there, and whatever reading a manifest or a checkpoint's state returns.
+    /// [`Error::Usage`] where an adapter is there, and whatever reading a manifest or a checkpoint's state returns.
     pub fn at(path: &Path, step: Option<u64>) -> Result<Option<Self>> {
         let absolute = |path: &Path| std::path::absolute(path).at(path);
+        if !path.exists() {
+            return Ok(None);
+        }
         match place(path, step)? {
             Place::Model => Ok(None),
             Place::Adapter => Err(Error::usage(format!(
@@ -161,8 +164,9 @@ impl Foundation {
     /// Opens what a recipe's `model.path` names: a plain model, or a run, one of its checkpoints or an expansion with all that they stand on.
     ///
     /// # Errors
-    /// Whatever reading it returns; [`Error::File`] with both hashes where a base or a ring is not the one that something stands on.
+    /// As [`refuse_unfinished`]; whatever reading it returns; [`Error::File`] with both hashes where a base or a ring is not the one that something stands on.
     pub fn open(path: &Path) -> Result<Self> {
+        refuse_unfinished(path)?;
         Self::open_at(path, None, Moved::default())
     }
 
@@ -282,6 +286,28 @@ impl Foundation {
         }
         Ok(model)
     }
+}
+
+/// Refuses a run that has steps to go, for a ring to be grown around: its newest checkpoint will give way to newer ones, and the ring would stand on
+/// nothing. A checkpoint that is named itself is taken as it is.
+///
+/// # Errors
+/// [`Error::Usage`] saying what can be done.
+pub fn refuse_unfinished(path: &Path) -> Result<()> {
+    if !path.exists() {
+        return Ok(());
+    }
+    let Place::Run(run, None) = place(path, None)? else { return Ok(()) };
+    let (Some(recipe), Some((step, _))) = (RunFolder::recipe(&run)?, RunFolder::checkpoints(&run)?.pop()) else { return Ok(()) };
+    let steps = recipe.train.schedule.steps;
+    if step < steps {
+        return Err(Error::usage(format!(
+            "{path}: is at step {step} of {steps}, and its checkpoints will give way to newer ones\n  hint: finish it with --resume; \
+             or take the ring as it is with `treering rings export {path} --out RING`, and grow around that",
+            path = path.display()
+        )));
+    }
+    Ok(())
 }
 
 /// What a plan needs of what a recipe's `model.path` names: the base's configuration and what each ring added. No weight is read.
