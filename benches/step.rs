@@ -70,8 +70,15 @@ fn main() -> Result<(), Box<dyn std::error::Error>> {
     let config = base.config().clone();
     let mut random = ChaCha8Rng::seed_from_u64(0);
     let method = method(&config, args.mode);
-    let request =
-        Request { config: &config, method: &method, precision, batch_size: args.batch, sequence_length: args.length, recompute: false };
+    let request = Request {
+        config: &config,
+        rings: &[],
+        method: &method,
+        precision,
+        batch_size: args.batch,
+        sequence_length: args.length,
+        recompute: false,
+    };
     let flops = Plan::new(&request)?.flops_per_token;
     let flops_per_token = if args.mode == Mode::Forward { flops.forward.total() } else { flops.total };
     let mut model = match method.baseline().filter(|_| args.mode != Mode::Forward) {

@@ -10,7 +10,8 @@ use std::path::PathBuf;
 use treering::checkpoint::BaseCheckpoint;
 use treering::data::Encoder;
 use treering::data::biography::{People, QuestionSet};
-use treering::grow::file::{self, BaseReference, Expansion, FORMAT_VERSION, Manifest};
+use treering::grow::file::{self, BaseReference, Expansion, Manifest};
+use treering::grow::ring::Standing;
 use treering::grow::{self, Growth, Initialisation, Placement, Sizes};
 use treering::model::{Gradients, Model, Precision};
 use treering::train::optimizer::{AdamWConfig, Optimizer};
@@ -54,8 +55,8 @@ fn main() -> Result<(), Box<dyn std::error::Error>> {
     }
     let reference = BaseReference { path: std::path::absolute(quickstart.join("base"))?, sha256: base.sha256()? };
     let parameters = model.parameters().to_vec();
-    let parameter_count = parameters.iter().map(|p| p.value.len()).sum();
-    let manifest = Manifest { format_version: FORMAT_VERSION, growth, init, seed: SEED, base: reference, parameter_count };
+    let standing = Standing { base: reference, rings: Vec::new() };
+    let manifest = Manifest::new(growth, init, SEED, standing, &parameters);
     file::save(out, &Expansion { manifest, parameters })?;
     Ok(())
 }

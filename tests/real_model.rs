@@ -7,7 +7,7 @@ use serde::Deserialize;
 use treering::checkpoint::BaseCheckpoint;
 use treering::data::batch::Batch;
 use treering::generate::{self, Request};
-use treering::grow::{self, Growth, Initial, Initialisation, Placement, Sizes};
+use treering::grow::{self, Growth, Initial, Initialisation, Placement, Ring, Sizes};
 use treering::model::{Block, Gradients, Model, Precision};
 use treering::train::optimizer::{AdamWConfig, Optimizer};
 
@@ -115,4 +115,40 @@ fn a_real_model_learns_and_its_preservation_head_keeps_every_bit() {
     assert_eq!(before.log_probs[0], after.log_probs[0], "the preservation head after training");
     assert_eq!(before.hidden[0], after.hidden[0], "the base stream after training");
     assert_ne!(after.log_probs[0], after.log_probs[1], "the adaptation head has not moved");
+}
+
+#[test]
+fn three_rings_of_a_real_model_keep_every_earlier_logit() {
+    let Some(base) = base("three_rings_of_a_real_model_keep_every_earlier_logit") else { return };
+    let batch = batch(&golden());
+    let growth = preserve(&base);
+    let init = Initialisation { base_to_expansion: Initial::Random, expansion_to_expansion: Initial::Zero };
+    let (mut model, mut rings) = (Model::from_base(&base, Precision::Bf16, false).unwrap(), Vec::new());
+    // Every head on whole windows, and all of its logits after a few tokens.
+    let said = |model: &Model| {
+        let scores = model.score(&batch, false).unwrap();
+        let logits = model.step(&mut model.new_cache(8), &batch.tokens[..8]).unwrap();
+        scores.log_probs.into_iter().zip(logits).collect::<Vec<_>>()
+    };
+    let mut before = said(&model);
+    for number in 1..=3 {
+        let first = grow::initialise_ring(&base, &rings, &growth, init, 0, &|_, _| Ok(())).unwrap();
+        model.widen(growth.clone(), first).unwrap();
+        let fresh = said(&model);
+        assert!(fresh[..number] == before[..] && fresh[number] == before[number - 1], "ring {number} before training");
+        let mut optimizer = Optimizer::new(AdamWConfig { beta1: 0.9, beta2: 0.95, epsilon: 1e-8, weight_decay: 0.0 }, model.parameters());
+        let mut gradients = Gradients::zeros(model.parameters());
+        for step in 1..=2 {
+            gradients.clear();
+            model.loss_and_gradients(&batch, &mut gradients, 1.0, false).unwrap();
+            optimizer.update(model.parameters_mut(), &gradients, 1.0 / batch.target_count() as f32, step, |_| 2e-3);
+        }
+        let trained = said(&model);
+        assert!(trained[..number] == before[..], "ring {number} after training");
+        assert!(trained[number] != before[number - 1], "ring {number} has not moved");
+        rings.push(Ring::new("memory".into(), growth.clone(), model.parameters().to_vec()));
+        model.freeze();
+        before = said(&model);
+        assert!(before == trained, "ring {number}, frozen");
+    }
 }

@@ -104,6 +104,17 @@ pub fn block_weight(module: &str, block: Block) -> String {
     }
 }
 
+/// The weight over ring `ring` (counted from 1) that a ring around it adds to `module`: beside the one over the base, a block of its W21.
+pub fn ring_weight(module: &str, ring: usize) -> String {
+    format!("{module}.ring_{ring}_to_expansion.weight")
+}
+
+/// The ring that a name of [`ring_weight`] reads from.
+pub fn ring_of(name: &str) -> Option<usize> {
+    let digits = name.strip_suffix("_to_expansion.weight")?.rsplit_once(".ring_")?.1;
+    digits.parse().ok().filter(|n: &usize| *n > 0 && n.to_string() == digits)
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -125,6 +136,9 @@ mod tests {
         assert_eq!(block_weight(NORM, Block::ExpansionNorm), "model.norm.expansion.weight");
         assert_eq!(block_weight(EMBED_TOKENS, Block::ExpansionEmbedding), "model.embed_tokens.expansion.weight");
         assert_eq!(block_weight(LM_HEAD, Block::ExpansionHead), "lm_head.expansion.weight");
+        assert_eq!(ring_weight(&q, 2), "model.layers.3.self_attn.q_proj.ring_2_to_expansion.weight");
+        assert_eq!((ring_of(&ring_weight(&q, 12)), ring_of(&block_weight(&q, Block::BaseToExpansion))), (Some(12), None));
+        assert_eq!((ring_of("a.ring_0_to_expansion.weight"), ring_of("a.ring_01_to_expansion.weight")), (None, None));
     }
 
     #[test]

@@ -13,7 +13,7 @@ use treering::train::{build, checkpoint};
 use treering::{Error, Result};
 
 use super::growth::{bytes, grouped, json, listing};
-use super::open::{self, Dtype, Place};
+use super::open::{self, Dtype, Moved, Place};
 
 /// Version of the JSON.
 const FORMAT_VERSION: u32 = 1;
@@ -163,13 +163,13 @@ fn open(args: &Args) -> Result<Source> {
             Ok(Source { base, baseline: Some(baseline), parameters, step: None })
         }
         Place::Run(run, step) => {
-            let opened = build::open_checkpoint(&run, step, args.base.as_deref())?;
-            let Method::Baseline(baseline) = opened.recipe.method(opened.base.config())? else {
+            let opened = build::open_checkpoint(&run, step, Moved { base: args.base.as_deref(), rings: &[] })?;
+            let Method::Baseline(baseline) = opened.recipe.method(opened.foundation.base.config())? else {
                 return Err(widened(&format!("a model widened by `{}`", opened.recipe.method.kind.as_str())));
             };
-            let expected = build::expected_parameters(&opened.recipe, opened.base.config())?;
+            let expected = build::expected_parameters(&opened.recipe, opened.foundation.base.config())?;
             let parameters = checkpoint::load_trained(&opened.path, &expected)?;
-            Ok(Source { base: opened.base, baseline: Some(baseline), parameters, step: Some(opened.step) })
+            Ok(Source { base: opened.foundation.base, baseline: Some(baseline), parameters, step: Some(opened.step) })
         }
     }
 }

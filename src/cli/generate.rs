@@ -17,17 +17,6 @@ use super::open::{ModelArgs, OpenedModel};
 /// The longest prompt that is read from stdin; no context is as long.
 const MAX_PROMPT_BYTES: u64 = 64 << 20;
 
-/// Which head speaks.
-#[derive(Debug, Clone, Copy, clap::ValueEnum)]
-enum HeadName {
-    /// A plain model's only head
-    Base,
-    /// The base's own words, bit for bit
-    Preservation,
-    /// What was learnt
-    Adaptation,
-}
-
 /// Arguments of `treering generate`.
 #[derive(Debug, clap::Args)]
 pub struct Args {
@@ -36,13 +25,15 @@ pub struct Args {
     /// What to continue; - reads it from stdin
     #[arg(long, short, value_name = "TEXT", allow_hyphen_values = true)]
     prompt: String,
-    /// Which head speaks [default: the run's router, or adaptation where there is one]
-    #[arg(long, value_enum)]
-    head: Option<HeadName>,
+    /// Which head speaks: base, preservation (the base's own words), ring-1, ring-2 … (what an earlier ring learnt), adaptation (what was learnt last)
+    /// [default: the run's router, or adaptation where there is one]
+    #[arg(long)]
+    head: Option<Head>,
     /// Let a router choose the head for each token, for example bayes or cosine:threshold=0.8 (docs/method.md)
     #[arg(long, conflicts_with = "head")]
     router: Option<String>,
-    /// Show which head spoke for each token: in colour in a terminal, else the adaptation head's words in «»; --json has it in any case
+    /// Show which head spoke for each token: in colour in a terminal, else the adaptation head's words in «» and those of ring 1 in ‹1:›; --json has
+    /// it in any case
     #[arg(long)]
     trace: bool,
     /// Largest number of new tokens
@@ -117,12 +108,7 @@ pub fn run(args: Args) -> Result<()> {
     } else {
         tokenizer.encode_with_special(&prompt)?
     };
-    let head = args.head.map(|head| match head {
-        HeadName::Base => Head::Base,
-        HeadName::Preservation => Head::Preservation,
-        HeadName::Adaptation => Head::Adaptation,
-    });
-    let request = Request { head, router, max_new_tokens: args.max_new_tokens, ends, sampler };
+    let request = Request { head: args.head, router, max_new_tokens: args.max_new_tokens, ends, sampler };
     let start = Instant::now();
     let mut painter = Painter::new(args.trace);
     let stream = |text: String| {
@@ -162,29 +148,39 @@ pub fn run(args: Args) -> Result<()> {
     Ok(())
 }
 
-/// Marks what each head said.
+/// Marks what each head said, all but the preservation head.
 struct Painter {
-    /// What begins and ends the adaptation head's words; nothing where they are not marked.
-    marks: Option<[&'static str; 2]>,
-    marked: bool,
+    wanted: bool,
+    colour: bool,
+    /// The head whose words are being marked.
+    marked: Option<Head>,
 }
 
 impl Painter {
     fn new(wanted: bool) -> Self {
         let colour = std::io::stdout().is_terminal() && std::env::var_os("NO_COLOR").is_none_or(|value| value.is_empty());
-        Self { marks: wanted.then_some(if colour { ["\x1b[32m", "\x1b[0m"] } else { ["«", "»"] }), marked: false }
+        Self { wanted, colour, marked: None }
     }
 
     fn paint(&mut self, piece: &str, head: Option<Head>) -> String {
-        let [begin, end] = self.marks.unwrap_or_default();
-        let adapted = self.marks.is_some() && head == Some(Head::Adaptation);
-        let change = match (self.marked, adapted) {
-            (false, true) => begin,
-            (true, false) => end,
-            _ => "",
-        };
-        self.marked = adapted;
-        format!("{change}{piece}")
+        let head = head.filter(|head| self.wanted && matches!(head, Head::Adaptation | Head::Ring(_)));
+        if head == self.marked {
+            return piece.to_owned();
+        }
+        let end = self.marked.map_or("", |head| self.marks(head).1);
+        let begin = head.map_or(String::new(), |head| self.marks(head).0);
+        self.marked = head;
+        format!("{end}{begin}{piece}")
+    }
+
+    /// What begins and ends a head's words: green for the adaptation head, and five more colours in turn for the rings within.
+    fn marks(&self, head: Head) -> (String, &'static str) {
+        match (self.colour, head) {
+            (true, Head::Ring(number)) => (format!("\x1b[{}m", [36, 33, 35, 34, 31][(number - 1) % 5]), "\x1b[0m"),
+            (true, _) => ("\x1b[32m".into(), "\x1b[0m"),
+            (false, Head::Ring(number)) => (format!("‹{number}:"), "›"),
+            (false, _) => ("«".into(), "»"),
+        }
     }
 
     fn end(&mut self) -> String {

@@ -1,22 +1,25 @@
-//! `treering grow`: widens a model and writes the expansion.
+//! `treering grow`: widens a model, or one that was widened before, and writes the expansion.
 
 use std::path::PathBuf;
 use std::time::{Duration, Instant};
 
 use indicatif::{ProgressBar, ProgressStyle};
 use serde::Serialize;
-use treering::checkpoint::BaseCheckpoint;
 use treering::error::IoContext;
-use treering::grow::file::{self, BaseReference, EXPANSION_FILE, Expansion, FORMAT_VERSION, Manifest};
+use treering::grow::file::{self, EXPANSION_FILE, Expansion, Manifest};
 use treering::grow::plan::BlockCount;
 use treering::grow::verify::{self, HeadVerification};
 use treering::grow::{self, Growth, Initialisation};
-use treering::model::{Block, Head, Model, Parameter, Precision};
+use treering::model::{Block, Parameter, Precision};
 use treering::report::{Align, Table};
+use treering::train::foundation::{Foundation, refuse_unfinished};
 use treering::{Error, Result};
 
-use super::growth::{GrowthArgs, bytes, describe, grouped, json, listing};
-use super::open::Dtype;
+use super::growth::{GrowthArgs, bytes, describe, grouped, json, listing, ring_rows};
+use super::open::{Dtype, Moved};
+
+/// Version of the JSON.
+const FORMAT_VERSION: u32 = 1;
 
 /// What the base reads when it is verified, if its tokenizer can.
 const TEXT: &str = "A tree grows in width, ring after ring, around wood that never changes. 나무는 해마다 나이테를 더한다. \
@@ -31,11 +34,14 @@ const STEPS: usize = 32;
 /// Arguments of `treering grow`.
 #[derive(Debug, clap::Args)]
 pub struct Args {
-    /// The base: a Hugging Face folder or a .gguf file
+    /// The base: a Hugging Face folder or a .gguf file; for a further ring a run, one of its checkpoints or an expansion
     model: PathBuf,
     /// The new folder of the expansion
     #[arg(long, value_name = "DIR")]
     out: PathBuf,
+    /// Where the base is now, if it has moved since an earlier ring was made
+    #[arg(long, value_name = "MODEL")]
+    base: Option<PathBuf>,
     #[command(flatten)]
     growth: GrowthArgs,
     /// What base_to_expansion and expansion_to_expansion start from: each zero, random or svd
@@ -44,7 +50,7 @@ pub struct Args {
     /// Seed of random values
     #[arg(long, default_value_t = 42)]
     seed: u64,
-    /// Prove that both heads of the widened model give the base's logits, bit for bit; exit code 3 if not
+    /// Prove that the widened model's heads give the logits of the model it grew from, bit for bit; exit code 3 if not
     #[arg(long)]
     verify: bool,
     /// Arithmetic of the verification [default: bf16]
@@ -84,8 +90,11 @@ struct Verification {
 /// Grows.
 pub fn run(args: Args) -> Result<()> {
     let start = Instant::now();
-    let base = BaseCheckpoint::open(&args.model)?;
+    refuse_unfinished(&args.model)?;
+    let foundation = Foundation::open_at(&args.model, None, Moved { base: args.base.as_deref(), rings: &[] })?;
+    let base = &foundation.base;
     let growth = args.growth.growth(base.config())?;
+    growth.placement.check_ring(base.config(), foundation.rings.len())?;
     refuse_existing(&args.out)?;
     let bar = bar("growing", 0);
     let progress = |done: usize, total: usize| {
@@ -93,28 +102,21 @@ pub fn run(args: Args) -> Result<()> {
         bar.set_position(done as u64);
         Ok(())
     };
-    let parameters = grow::initialise(&base, &growth, args.init, args.seed, &progress);
+    let parameters = grow::initialise_ring(base, &foundation.rings, &growth, args.init, args.seed, &progress);
     bar.finish_and_clear();
     let parameters = parameters?;
 
     // Before anything is written: what does not hold leaves nothing behind.
     let verification = if args.verify {
         let precision = args.dtype.map_or(Precision::Bf16, Into::into);
-        Some(verify(&base, &growth, &parameters, precision)?)
+        Some(verify(&foundation, &growth, &parameters, precision)?)
     } else {
         None
     };
-    let manifest = Manifest {
-        format_version: FORMAT_VERSION,
-        growth,
-        init: args.init,
-        seed: args.seed,
-        base: BaseReference { path: std::path::absolute(&args.model).at(&args.model)?, sha256: base.sha256()? },
-        parameter_count: parameters.iter().map(|p| p.value.len()).sum(),
-    };
+    let manifest = Manifest::new(growth, args.init, args.seed, foundation.standing()?, &parameters);
     let expansion = Expansion { manifest, parameters };
     file::save(&args.out, &expansion)?;
-    if args.verify && file::load(&args.out, base.config(), &expansion.manifest.base.sha256)? != expansion {
+    if args.verify && file::load_ring(&args.out, base.config(), &expansion.manifest.base.sha256, &foundation.rings)? != expansion {
         return Err(Error::Check(format!("{}: does not read back as it was written", args.out.display())));
     }
     let written = args.out.join(EXPANSION_FILE);
@@ -127,7 +129,7 @@ pub fn run(args: Args) -> Result<()> {
         seconds: start.elapsed().as_secs_f64(),
         verification,
     };
-    super::print(if args.json { json(&report)? } else { text(&report, &base) })
+    super::print(if args.json { json(&report)? } else { text(&report, base) })
 }
 
 /// Refuses early what the writer would refuse after the work.
@@ -142,10 +144,10 @@ fn refuse_existing(out: &std::path::Path) -> Result<()> {
     Ok(())
 }
 
-/// Runs text and random tokens through the base and the widened model.
-fn verify(base: &BaseCheckpoint, growth: &Growth, parameters: &[Parameter], precision: Precision) -> Result<Verification> {
-    let plain = Model::from_base(base, precision, false)?;
-    let mut widened = Model::from_base(base, precision, false)?;
+/// Runs text and random tokens through the model as it was and as it is with the new ring.
+fn verify(foundation: &Foundation, growth: &Growth, parameters: &[Parameter], precision: Precision) -> Result<Verification> {
+    let base = &foundation.base;
+    let (plain, mut widened) = (foundation.model(precision)?, foundation.model(precision)?);
     widened.widen(growth.clone(), parameters.to_vec())?;
     // A base without a tokenizer is verified on random tokens alone.
     let text = base.tokenizer().and_then(|tokenizer| tokenizer.encode(TEXT)).unwrap_or_default();
@@ -162,8 +164,8 @@ fn verify(base: &BaseCheckpoint, growth: &Growth, parameters: &[Parameter], prec
     if let Some(head) = heads.iter().find(|head| !head.holds()) {
         let HeadVerification { logits, log_probs, hidden, .. } = head;
         return Err(Error::Check(format!(
-            "the {} head is not the base: {} of {} logits, {} of {} log-probabilities and {} of {} hidden values differ, by up to {:e}; nothing was written",
-            name(head.head),
+            "the {} head is not what it was: {} of {} logits, {} of {} log-probabilities and {} of {} hidden values differ, by up to {:e}; nothing was written",
+            head.head,
             logits.differing,
             logits.compared,
             log_probs.differing,
@@ -174,14 +176,6 @@ fn verify(base: &BaseCheckpoint, growth: &Growth, parameters: &[Parameter], prec
         )));
     }
     Ok(Verification { dtype: precision, window_tokens: windows * length, steps: STEPS.min(length), heads, holds: true })
-}
-
-fn name(head: Head) -> &'static str {
-    match head {
-        Head::Base => "base",
-        Head::Preservation => "preservation",
-        Head::Adaptation => "adaptation",
-    }
 }
 
 fn block_counts(parameters: &[Parameter]) -> Vec<BlockCount> {
@@ -200,9 +194,10 @@ fn bar(what: &'static str, total: u64) -> ProgressBar {
     bar
 }
 
-fn text(report: &Report, base: &BaseCheckpoint) -> String {
-    let Manifest { growth, init, seed, base: reference, .. } = &report.manifest;
+fn text(report: &Report, base: &treering::checkpoint::BaseCheckpoint) -> String {
+    let Manifest { growth, init, seed, base: reference, rings, .. } = &report.manifest;
     let mut rows = vec![("base", reference.path.display().to_string()), ("SHA-256", reference.sha256.clone())];
+    rows.extend(ring_rows(rings));
     rows.extend(describe(growth, base.config()));
     rows.push(("init", format!("base_to_expansion,expansion_to_expansion = {init}; seed {seed}")));
     rows.push(("written", format!("{} in {:.1} s", bytes(report.bytes), report.seconds)));
@@ -213,10 +208,17 @@ fn text(report: &Report, base: &BaseCheckpoint) -> String {
     table.row(["total".to_string(), grouped(report.blocks.iter().map(|b| b.trained).sum())]);
     let mut out = format!("{}\n{}", listing("expansion", report.path.display().to_string(), rows), table.to_text());
     if let Some(Verification { window_tokens, steps, heads, .. }) = &report.verification {
-        for head in heads {
+        // What each head must be: the head that it was, and the new one the last of those.
+        let rings = heads.len() - 2;
+        let before = |index: usize| match index.min(rings) {
+            0 => "the base".to_string(),
+            ring => format!("ring {ring} as it was"),
+        };
+        for (index, head) in heads.iter().enumerate() {
             out.push_str(&format!(
-                "Verified: the {} head is the base bit for bit ({} logits of {steps} tokens, {} log-probabilities and {} hidden values of {window_tokens} tokens).\n",
-                name(head.head),
+                "Verified: the {} head is {} bit for bit ({} logits of {steps} tokens, {} log-probabilities and {} hidden values of {window_tokens} tokens).\n",
+                head.head,
+                before(index),
                 grouped(head.logits.compared),
                 grouped(head.log_probs.compared),
                 grouped(head.hidden.compared)

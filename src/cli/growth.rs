@@ -2,6 +2,7 @@
 
 use treering::baseline::Baseline;
 use treering::checkpoint::Config;
+use treering::grow::ring::RingReference;
 use treering::grow::{Growth, Module, Placement, Sizes};
 use treering::report::{Align, Table};
 use treering::{Error, Result};
@@ -56,6 +57,14 @@ impl GrowthArgs {
         let sizes = [self.hidden_size, self.num_attention_heads, self.num_key_value_heads, self.intermediate_size];
         self.has_placement() || sizes.iter().any(Option::is_some)
     }
+}
+
+/// The rings that something stands on, two lines each.
+pub fn ring_rows(rings: &[RingReference]) -> impl Iterator<Item = (&'static str, String)> {
+    let rows = |(index, ring): (usize, &RingReference)| {
+        [("ring", format!("{}: {}", index + 1, ring.path.display())), ("SHA-256", ring.sha256.clone())]
+    };
+    rings.iter().enumerate().flat_map(rows).collect::<Vec<_>>().into_iter()
 }
 
 /// A growth in words.

@@ -7,13 +7,14 @@ use serde::Serialize;
 use treering::Result;
 use treering::checkpoint::{BaseCheckpoint, Config};
 use treering::grow::file::{self, EXPANSION_FILE, MANIFEST_FILE, Manifest};
+use treering::grow::ring::RingReference;
 use treering::model::Block;
 use treering::recipe::Recipe;
 use treering::report::{Align, Table};
 use treering::train::RunFolder;
 use treering::train::checkpoint::{STATE_FILE, TRAINED_FILE, load_state};
 
-use super::growth::{bytes, describe, grouped, json, listing};
+use super::growth::{bytes, describe, grouped, json, listing, ring_rows};
 
 /// Version of the JSON.
 const FORMAT_VERSION: u32 = 1;
@@ -95,6 +96,9 @@ struct CheckpointReport {
     tokens: u64,
     wall_seconds: f64,
     base: file::BaseReference,
+    /// Absent for a first ring, and where there is none.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    rings: Vec<RingReference>,
     blocks: Vec<StoredBlock>,
 }
 
@@ -176,6 +180,7 @@ fn checkpoint(path: &Path) -> Result<CheckpointReport> {
         tokens: state.tokens,
         wall_seconds: state.wall_seconds,
         base: state.base,
+        rings: state.rings,
         blocks: stored_blocks(&path.join(TRAINED_FILE))?,
     })
 }
@@ -265,8 +270,9 @@ fn rope(config: &Config) -> &'static str {
 }
 
 fn expansion_text(report: &ExpansionReport) -> String {
-    let Manifest { growth, init, seed, base, .. } = &report.manifest;
+    let Manifest { growth, init, seed, base, rings, .. } = &report.manifest;
     let mut rows = vec![("base", base.path.display().to_string()), ("base SHA-256", base.sha256.clone())];
+    rows.extend(ring_rows(rings));
     // Where the base has moved, its number of layers is not known: the placement is told as it is stored.
     match BaseCheckpoint::open(&base.path) {
         Ok(opened) => rows.extend(describe(growth, opened.config())),
@@ -277,13 +283,14 @@ fn expansion_text(report: &ExpansionReport) -> String {
 }
 
 fn checkpoint_text(report: &CheckpointReport) -> String {
-    let rows = vec![
+    let mut rows = vec![
         ("step", grouped(report.step)),
         ("tokens", grouped(report.tokens)),
         ("trained for", format!("{:.0} s", report.wall_seconds)),
         ("base", report.base.path.display().to_string()),
         ("base SHA-256", report.base.sha256.clone()),
     ];
+    rows.extend(ring_rows(&report.rings));
     format!("{}\n{}", listing("checkpoint", report.path.display().to_string(), rows), blocks_text(&report.blocks))
 }
 

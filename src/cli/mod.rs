@@ -12,6 +12,7 @@ mod open;
 mod plan;
 mod progress;
 mod quickstart;
+mod rings;
 mod train;
 
 use std::io::Write;
@@ -46,6 +47,8 @@ pub enum Command {
     Plan(plan::Args),
     /// Widen a model and write the expansion
     Grow(grow::Args),
+    /// List the rings of a model, or write one of them to a folder of its own
+    Rings(rings::Args),
     /// Write a trained model as others read it: a plain Llama folder, or a PEFT adapter
     Export(export::Args),
     /// See the whole method at work in a few minutes, with nothing to download
@@ -63,6 +66,7 @@ impl Command {
             Self::Inspect(args) => inspect::run(args),
             Self::Plan(args) => plan::run(args),
             Self::Grow(args) => grow::run(args),
+            Self::Rings(args) => rings::run(args),
             Self::Export(args) => export::run(args),
             Self::Quickstart(args) => quickstart::run(args),
         }

@@ -4,11 +4,11 @@ use std::path::{Path, PathBuf};
 
 use treering::baseline::{Baseline, peft};
 use treering::checkpoint::BaseCheckpoint;
-use treering::grow::file::{self, MANIFEST_FILE};
 use treering::model::{Model, Parameter, Precision};
 use treering::recipe::Recipe;
 use treering::tokenizer::Tokenizer;
-use treering::train::{RunFolder, build};
+pub(super) use treering::train::foundation::{Moved, Place, RingSource, place};
+use treering::train::{Foundation, build};
 use treering::{Error, Result};
 
 /// Arithmetic, as it is chosen on the command line.
@@ -40,6 +40,9 @@ pub struct ModelArgs {
     /// Where the base is now, if it has moved since the run or expansion was made
     #[arg(long, value_name = "MODEL")]
     base: Option<PathBuf>,
+    /// Where an earlier ring is now, if it has moved: a run, a checkpoint or an expansion; once for each ring, from the innermost out
+    #[arg(long = "ring-path", value_name = "RING")]
+    rings: Vec<PathBuf>,
     /// Arithmetic of the matrix products [default: the run's own; f32 for a model]
     #[arg(long, value_enum)]
     dtype: Option<Dtype>,
@@ -61,14 +64,6 @@ pub struct OpenedModel {
     pub base: BaseCheckpoint,
 }
 
-/// Kinds of things that hold a model.
-pub(super) enum Place {
-    Model,
-    Run(PathBuf, Option<u64>),
-    Expansion,
-    Adapter,
-}
-
 impl ModelArgs {
     /// The path as it was given.
     pub fn path(&self) -> &Path {
@@ -80,11 +75,19 @@ impl ModelArgs {
         self.base.as_deref()
     }
 
+    /// Where things are that have moved.
+    pub fn moved(&self) -> Moved<'_> {
+        Moved { base: self.base.as_deref(), rings: &self.rings }
+    }
+
     /// Opens it.
     pub fn open(&self) -> Result<OpenedModel> {
         let place = place(&self.model, self.step)?;
         if self.step.is_some() && !matches!(place, Place::Run(..)) {
             return Err(Error::usage(format!("--step chooses a run's checkpoint, and {} is no run", self.model.display())));
+        }
+        if !self.rings.is_empty() && matches!(place, Place::Model | Place::Adapter) {
+            return Err(Error::usage(format!("--ring-path says where an earlier ring is, and {} stands on none", self.model.display())));
         }
         match place {
             Place::Model => self.open_model(),
@@ -102,27 +105,20 @@ impl ModelArgs {
     }
 
     fn open_run(&self, run: &Path, step: Option<u64>) -> Result<OpenedModel> {
-        let opened = build::open_run(run, step, self.base.as_deref())?;
-        let (mut recipe, mut model) = (opened.recipe, opened.model);
-        if let Some(dtype) = self.dtype.map(Precision::from).filter(|&dtype| dtype != recipe.model.dtype) {
-            recipe.model.dtype = dtype;
-            drop(model);
-            model = build::restore(&recipe, &opened.base, &RunFolder::checkpoint(run, Some(opened.step))?)?;
-        }
-        let tokenizer = opened.base.tokenizer()?;
-        let description = format!("{} ({}, step {})", run.display(), recipe.method.kind.as_str(), opened.step);
-        Ok(OpenedModel { model, tokenizer, description, step: Some(opened.step), recipe: Some(recipe), base: opened.base })
+        let build::RunCheckpoint { mut recipe, foundation, path, step } = build::open_checkpoint(run, step, self.moved())?;
+        recipe.model.dtype = self.dtype.map_or(recipe.model.dtype, Into::into);
+        let model = build::restore(&recipe, &foundation, &path)?;
+        let tokenizer = foundation.base.tokenizer()?;
+        let description = format!("{} ({}, step {step})", run.display(), recipe.method.kind.as_str());
+        Ok(OpenedModel { model, tokenizer, description, step: Some(step), recipe: Some(recipe), base: foundation.base })
     }
 
     fn open_expansion(&self) -> Result<OpenedModel> {
-        let manifest = file::load_manifest(&self.model)?;
-        let base_path = self.base.clone().unwrap_or_else(|| self.model.join(&manifest.base.path));
-        let base = BaseCheckpoint::open(&base_path)?;
-        let expansion = file::load(&self.model, base.config(), &base.sha256()?)?;
-        let mut model = Model::from_base(&base, self.dtype.map_or(Precision::F32, Into::into), false)?;
-        model.widen(expansion.manifest.growth, expansion.parameters)?;
+        let foundation = Foundation::open_at(&self.model, None, self.moved())?;
+        let model = foundation.model(self.dtype.map_or(Precision::F32, Into::into))?;
+        let base = foundation.base;
         let tokenizer = base.tokenizer()?;
-        let description = format!("{} on {}", self.model.display(), base_path.display());
+        let description = format!("{} on {}", self.model.display(), base.path().display());
         Ok(OpenedModel { model, tokenizer, description, step: None, recipe: None, base })
     }
 
@@ -133,30 +129,6 @@ impl ModelArgs {
         let tokenizer = base.tokenizer()?;
         let description = format!("{} on {}", self.model.display(), base.path().display());
         Ok(OpenedModel { model, tokenizer, description, step: None, recipe: None, base })
-    }
-}
-
-/// What is at `path`; `step` chooses a run's checkpoint.
-pub(super) fn place(path: &Path, step: Option<u64>) -> Result<Place> {
-    if !path.exists() {
-        let hint = "a model is a Hugging Face folder, a .gguf file, a run folder, an expansion's folder or a PEFT adapter's";
-        return Err(Error::usage(format!("{}: nothing is here\n  hint: {hint}", path.display())));
-    }
-    if RunFolder::recipe(path)?.is_some() {
-        return Ok(Place::Run(path.to_path_buf(), step));
-    }
-    if path.join(MANIFEST_FILE).exists() {
-        return Ok(Place::Expansion);
-    }
-    if peft::is_adapter(path) {
-        return Ok(Place::Adapter);
-    }
-    // RUN/checkpoints/step-000300
-    let absolute = std::path::absolute(path).map_err(|error| Error::io(path, error))?;
-    let named = absolute.file_name().and_then(|name| name.to_str()?.strip_prefix("step-")?.parse().ok());
-    match (named, absolute.parent().and_then(Path::parent)) {
-        (Some(named), Some(run)) if RunFolder::recipe(run)?.is_some() => Ok(Place::Run(run.to_path_buf(), Some(step.unwrap_or(named)))),
-        _ => Ok(Place::Model),
     }
 }
 

@@ -4,12 +4,13 @@ use std::path::{Path, PathBuf};
 
 use serde::Serialize;
 use treering::baseline::{Baseline, Freeze, LlamaPro, Lora, Method};
-use treering::checkpoint::{BaseCheckpoint, Config};
+use treering::checkpoint::Config;
 use treering::grow::plan::{Plan, Request, Speed, Work, measure_gflops};
 use treering::grow::{Growth, Placement};
 use treering::model::Precision;
 use treering::recipe::{MethodKind, Recipe};
 use treering::report::{Align, Table};
+use treering::train::foundation::{Foundation, outline};
 use treering::{Error, Result};
 
 use super::growth::{GrowthArgs, bytes, describe, describe_baseline, grouped, json, listing};
@@ -18,7 +19,7 @@ use super::open::Dtype;
 /// Arguments of `treering plan`.
 #[derive(Debug, clap::Args)]
 pub struct Args {
-    /// A recipe (.toml), a model (a folder or .gguf file), or a config.json alone
+    /// A recipe (.toml), a model (a folder or .gguf file), a run or expansion for its next ring, or a config.json alone
     path: PathBuf,
     /// Change a key of the recipe, for example --set train.batch_size=4
     #[arg(long = "set", value_name = "KEY=VALUE")]
@@ -65,6 +66,7 @@ pub fn run(args: Args) -> Result<()> {
     let given = if is_recipe { from_recipe(&args)? } else { from_model(&args)? };
     let plan = Plan::new(&Request {
         config: &given.config,
+        rings: &given.rings,
         method: &given.method,
         precision: given.precision,
         batch_size: given.batch_size,
@@ -80,6 +82,7 @@ pub fn run(args: Args) -> Result<()> {
 struct Given {
     model: PathBuf,
     config: Config,
+    rings: Vec<Growth>,
     method: Method,
     precision: Precision,
     batch_size: usize,
@@ -100,11 +103,14 @@ fn from_recipe(args: &Args) -> Result<Given> {
         return Err(Error::usage(format!("{flag}: a recipe says that itself; change one of its keys with --set KEY=VALUE")));
     }
     let recipe = Recipe::load(&args.path, &args.set)?;
-    let config = read_config(&recipe.model.path)?;
+    let (config, rings) = read_config(&recipe.model.path)?;
+    let method = recipe.method(&config)?;
+    Foundation::check_method(&config, rings.len(), &method)?;
     Ok(Given {
-        method: recipe.method(&config)?,
+        method,
         model: recipe.model.path,
         config,
+        rings,
         precision: recipe.model.dtype,
         batch_size: recipe.train.batch_size,
         sequence_length: recipe.data.stream.sequence_length,
@@ -116,7 +122,7 @@ fn from_model(args: &Args) -> Result<Given> {
     if !args.set.is_empty() {
         return Err(Error::usage(format!("--set changes a recipe, and {} is none", args.path.display())));
     }
-    let config = read_config(&args.path)?;
+    let (config, rings) = read_config(&args.path)?;
     let method = match &args.method {
         None => None,
         Some(name) => Some(MethodKind::ALL.into_iter().find(|(n, _)| n == name).map(|(_, kind)| kind).ok_or_else(|| {
@@ -147,9 +153,11 @@ fn from_model(args: &Args) -> Result<Given> {
         }
         (_, None) => Method::Expansion(args.growth.growth(&config)?),
     };
+    Foundation::check_method(&config, rings.len(), &method)?;
     Ok(Given {
         model: args.path.clone(),
         config,
+        rings,
         method,
         precision: args.dtype.map_or(Precision::Bf16, Into::into),
         batch_size: args.batch_size.unwrap_or(4),
@@ -169,17 +177,18 @@ fn baseline(kind: MethodKind, config: &Config) -> Option<Baseline> {
     }
 }
 
-/// The configuration of a model, or of one that is not here: a config.json is enough for a plan.
-fn read_config(path: &Path) -> Result<Config> {
+/// The configuration of a model and what its rings have added, or of one that is not here: a config.json is enough for a plan.
+fn read_config(path: &Path) -> Result<(Config, Vec<Growth>)> {
     if path.extension().is_some_and(|e| e.eq_ignore_ascii_case("json")) {
-        return Config::from_file(path);
+        return Ok((Config::from_file(path)?, Vec::new()));
     }
-    Ok(BaseCheckpoint::open(path)?.config().clone())
+    outline(path)
 }
 
 fn text(report: &Report<'_>, config: &Config) -> String {
     let plan = &report.plan;
     let mut rows = vec![("method", plan.method.to_string())];
+    rows.extend((!plan.rings.is_empty()).then(|| ("ring", format!("{}, around {}", plan.rings.len() + 1, plan.rings.len()))));
     rows.extend(plan.growth.iter().flat_map(|growth| describe(growth, config)));
     rows.extend(plan.baseline.iter().map(|baseline| describe_baseline(baseline, config)));
     let precision = if plan.dtype == Precision::Bf16 { "bf16 products, f32 sums and trained weights" } else { "f32" };

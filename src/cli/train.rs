@@ -6,13 +6,12 @@ use std::sync::Arc;
 use std::sync::atomic::AtomicBool;
 
 use serde::Serialize;
-use treering::checkpoint::BaseCheckpoint;
 use treering::error::IoContext;
 use treering::recipe::Recipe;
 use treering::report::{Align, Table};
-use treering::train::Outcome;
 use treering::train::metrics::{self, METRICS_FILE, Record};
 use treering::train::session::{self, Start};
+use treering::train::{Foundation, Outcome};
 use treering::{Error, Result};
 
 use super::progress::Display;
@@ -78,8 +77,8 @@ fn train(args: &Args, stop: &AtomicBool, display: &mut Display) -> Result<Summar
         pool.map_err(|error| Error::usage(format!("train.threads: {threads} threads cannot be started: {error}")))?;
     }
     let method = recipe.method.kind.as_str();
-    let base = BaseCheckpoint::open(&recipe.model.path)?;
-    let outcome = session::train(recipe, &base, &out, start, stop, &mut |event| display.show(event))?;
+    let foundation = Foundation::open(&recipe.model.path)?;
+    let outcome = session::train(recipe, foundation, &out, start, stop, &mut |event| display.show(event))?;
 
     let mut evaluations = metrics::read(out.join(METRICS_FILE))?.into_iter().filter_map(|record| match record {
         Record::Eval(record) => Some(record.values),

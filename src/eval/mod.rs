@@ -20,12 +20,8 @@ pub use routed::{TracedDecision, TracedToken};
 pub use summary::{Summary, table as summary_table};
 
 /// The name of a head in files, metrics and tables.
-pub fn head_name(head: Head) -> &'static str {
-    match head {
-        Head::Base => "base",
-        Head::Preservation => "preservation",
-        Head::Adaptation => "adaptation",
-    }
+pub fn head_name(head: Head) -> String {
+    head.to_string()
 }
 
 /// Who answers: a head, or a router between the heads.
@@ -41,7 +37,7 @@ pub enum Speaker {
 impl std::fmt::Display for Speaker {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         match self {
-            Self::Head(head) => f.write_str(head_name(*head)),
+            Self::Head(head) => write!(f, "{head}"),
             Self::Router(router) => write!(f, "{router}"),
         }
     }

@@ -87,7 +87,7 @@ impl CosineSum {
 pub(super) fn pair(scores: &mut Scores, batch: &Batch, reference: &Reference<'_>) -> Result<Option<(Vec<f32>, Vec<f32>)>> {
     let pair = match reference {
         Reference::None => return Ok(None),
-        Reference::Preservation => (scores.hidden.pop(), scores.hidden.pop()),
+        Reference::Preservation => (scores.hidden.pop(), scores.hidden.drain(..).next()),
         Reference::Model(base) => (scores.hidden.pop(), base.score(batch, true)?.hidden.pop()),
     };
     match pair {

@@ -87,7 +87,7 @@ pub struct HeadResult {
 }
 
 /// What the heads came to under a router.
-#[derive(Debug, Clone, Copy, PartialEq, Serialize)]
+#[derive(Debug, Clone, PartialEq, Serialize)]
 pub struct RouterResult {
     /// The router.
     pub router: Router,
@@ -101,7 +101,10 @@ pub struct RouterResult {
     pub accuracy: f64,
     /// Share of scored tokens on which the adaptation head spoke: those on which its favourite token was the more probable one in the mixture.
     pub adaptation_share: f64,
-    /// The largest excess, in nats, of a document's loss over the better head's on that document; `bayes:share=0` promises at most ln 2.
+    /// The same share of every head, in the order of the heads; empty, and absent, where there are only two.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub head_shares: Vec<f64>,
+    /// The largest excess, in nats, of a document's loss over the best head's on that document; `bayes:share=0` promises at most ln n for n heads.
     pub worst_document_excess: f64,
 }
 
@@ -176,7 +179,8 @@ impl Evaluation {
             columns.push(("cosine with base", Align::Right));
         }
         if with_routers {
-            columns.push(("adaptation spoke", Align::Right));
+            let several = self.corpora.iter().flat_map(|c| &c.routers).any(|r| !r.head_shares.is_empty());
+            columns.push((if several { "spoke, head by head" } else { "adaptation spoke" }, Align::Right));
         }
         let mut table = Table::new(columns);
         for corpus in &self.corpora {
@@ -187,14 +191,17 @@ impl Evaluation {
                     (None, _) => String::new(),
                 };
                 let numbers = [result.perplexity, result.bits_per_byte, result.accuracy];
-                let mut row = corpus.row(head_name(result.head).to_owned(), numbers);
+                let mut row = corpus.row(head_name(result.head), numbers);
                 row.extend(with_representation.then_some(cosine));
                 table.row(row);
             }
             for result in &corpus.routers {
                 let mut row = corpus.row(result.router.to_string(), [result.perplexity, result.bits_per_byte, result.accuracy]);
                 row.extend(with_representation.then(String::new));
-                row.push(format!("{:.1} %", 100.0 * result.adaptation_share));
+                let alone = [result.adaptation_share];
+                let shares = if result.head_shares.is_empty() { &alone[..] } else { &result.head_shares };
+                let shares: Vec<String> = shares.iter().map(|share| format!("{:.1}", 100.0 * share)).collect();
+                row.push(format!("{} %", shares.join(" / ")));
                 table.row(row);
             }
         }

@@ -25,7 +25,7 @@ pub struct TracedToken<'a> {
     pub log_probs: &'a [f32],
     /// Log-probability of each head's most probable token.
     pub largest: &'a [f32],
-    /// Cosine of the two heads' logits; absent where no router needs it.
+    /// Cosine of the first and the last head's logits; absent where no router needs it.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub cosine: Option<f32>,
     /// One entry a router.
@@ -48,7 +48,7 @@ pub struct TracedDecision {
 /// Routers on their way through a corpus. Batches come in the order of the documents, but the windows of one document may stand in any row of a
 /// batch; tokens are therefore put in order before any router sees them.
 pub(super) struct Routed<'a> {
-    heads: &'static [Head],
+    heads: Vec<Head>,
     routes: Vec<Sums>,
     on_token: Option<OnToken<'a>>,
     document: Option<usize>,
@@ -62,21 +62,28 @@ struct Sums {
     nll: f64,
     of_document: f64,
     correct: u64,
-    adapted: u64,
+    /// Tokens on which each head spoke.
+    spoke: Vec<u64>,
     worst_excess: f64,
 }
 
 impl<'a> Routed<'a> {
-    pub fn new(routers: &[Router], heads: &'static [Head], on_token: Option<OnToken<'a>>) -> Self {
+    pub fn new(routers: &[Router], heads: &[Head], on_token: Option<OnToken<'a>>) -> Self {
         let start = |&router: &Router| Sums {
             route: Route::new(router, heads.len()),
             nll: 0.0,
             of_document: 0.0,
             correct: 0,
-            adapted: 0,
+            spoke: vec![0; heads.len()],
             worst_excess: f64::NEG_INFINITY,
         };
-        Self { heads, routes: routers.iter().map(start).collect(), on_token, document: None, heads_nll: vec![0.0; heads.len()] }
+        Self {
+            heads: heads.to_vec(),
+            routes: routers.iter().map(start).collect(),
+            on_token,
+            document: None,
+            heads_nll: vec![0.0; heads.len()],
+        }
     }
 
     pub fn needs_cosine(&self) -> bool {
@@ -113,7 +120,7 @@ impl<'a> Routed<'a> {
             let (speaker, log_prob) = (decision.speaker(&largest), decision.log_prob(&log_probs));
             sums.of_document -= log_prob;
             sums.correct += u64::from(scores.correct[speaker][at]);
-            sums.adapted += u64::from(speaker == last);
+            sums.spoke[speaker] += 1;
             let (router, head) = (sums.route.router(), self.heads[speaker]);
             decisions.push(TracedDecision { router, head, adaptation_weight: decision.weight(last), log_prob });
             // Only now: a decision never knows the token it is about.
@@ -150,13 +157,15 @@ impl<'a> Routed<'a> {
     /// The results over `tokens` scored tokens and the `bytes` of their documents.
     pub fn finish(mut self, tokens: u64, bytes: u64) -> Vec<RouterResult> {
         self.end_document();
+        let share = |spoke: &[u64]| spoke.iter().map(|&n| n as f64 / tokens as f64).collect::<Vec<f64>>();
         let result = |sums: &Sums| RouterResult {
             router: sums.route.router(),
             nll: sums.nll,
             perplexity: (sums.nll / tokens as f64).exp(),
             bits_per_byte: sums.nll / std::f64::consts::LN_2 / bytes as f64,
             accuracy: sums.correct as f64 / tokens as f64,
-            adaptation_share: sums.adapted as f64 / tokens as f64,
+            adaptation_share: share(&sums.spoke).last().copied().unwrap_or_default(),
+            head_shares: if sums.spoke.len() > 2 { share(&sums.spoke) } else { Vec::new() },
             worst_document_excess: sums.worst_excess,
         };
         self.routes.iter().map(result).collect()

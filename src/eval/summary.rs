@@ -45,7 +45,7 @@ pub(super) fn of(corpora: &[CorpusResult]) -> Vec<Summary> {
             learning_excess: excess(learning, least_learning),
         }
     };
-    let heads = first.heads.iter().enumerate().map(|(i, r)| entry(head_name(r.head).into(), &|c| c.heads[i].perplexity));
+    let heads = first.heads.iter().enumerate().map(|(i, r)| entry(head_name(r.head), &|c| c.heads[i].perplexity));
     let routers = first.routers.iter().enumerate().map(|(i, r)| entry(r.router.to_string(), &|c| c.routers[i].perplexity));
     heads.chain(routers).collect()
 }
@@ -83,6 +83,7 @@ mod tests {
             bits_per_byte: 0.0,
             accuracy: 0.0,
             adaptation_share: 0.5,
+            head_shares: Vec::new(),
             worst_document_excess: 0.0,
         };
         CorpusResult {

@@ -82,9 +82,9 @@ pub fn choose_head(model: &Model, wanted: Option<Head>) -> Result<usize> {
         return Ok(heads.len() - 1);
     };
     heads.iter().position(|&h| h == wanted).ok_or_else(|| {
-        let names: Vec<&str> = heads.iter().map(|&h| head_name(h)).collect();
+        let names: Vec<String> = heads.iter().map(|&h| head_name(h)).collect();
         Error::usage(format!(
-            "this model has no {} head, only {}; a model gets two heads when it is widened (train with a scale- method, or `treering grow`)",
+            "this model has no {} head, only {}; a model gets two heads when it is widened, and one more with every ring (train with a scale- method, or `treering grow`)",
             head_name(wanted),
             names.join(" and ")
         ))

@@ -11,15 +11,16 @@ use safetensors::Dtype;
 use safetensors::tensor::{Metadata, TensorInfo};
 use serde::{Deserialize, Serialize};
 
-use crate::checkpoint::atomic;
+use crate::checkpoint::{Config, atomic};
 use crate::error::{Error, IoContext, Result};
 use crate::grow::initialisation::Initialisation;
 use crate::grow::layout::{self, Expected};
+use crate::grow::ring::{self, Ring, RingReference, Standing};
 use crate::grow::sizes::Growth;
 use crate::model::Parameter;
 
-/// Version of the layout of expansion files; a reader refuses what is newer.
-pub const FORMAT_VERSION: u32 = 1;
+/// Version of the layout of expansion files; a reader refuses what is newer. Of files without rings within, version 1 says all there is to say.
+pub const FORMAT_VERSION: u32 = 2;
 
 /// The tensors of an expansion folder.
 pub const EXPANSION_FILE: &str = "expansion.safetensors";
@@ -50,7 +51,7 @@ pub struct BaseReference {
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Manifest {
-    /// [`FORMAT_VERSION`] of the writer.
+    /// The oldest version that has all of this: 1, or 2 where there are rings within.
     pub format_version: u32,
     /// Sizes and placement.
     pub growth: Growth,
@@ -60,8 +61,30 @@ pub struct Manifest {
     pub seed: u64,
     /// The base around which it grew.
     pub base: BaseReference,
+    /// The rings within, from the innermost out; empty for a first ring.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub rings: Vec<RingReference>,
     /// Number of values in the file, so that a mix-up is noticed.
     pub parameter_count: usize,
+}
+
+impl Manifest {
+    /// The description of `parameters`, which stand on `standing`.
+    pub fn new(growth: Growth, init: Initialisation, seed: u64, standing: Standing, parameters: &[Parameter]) -> Self {
+        let Standing { base, rings } = standing;
+        let parameter_count = parameters.iter().map(|p| p.value.len()).sum();
+        Self { format_version: format_version(&rings), growth, init, seed, base, rings, parameter_count }
+    }
+
+    /// What it stands on.
+    pub fn standing(&self) -> Standing {
+        Standing { base: self.base.clone(), rings: self.rings.clone() }
+    }
+}
+
+/// The oldest version of the layout that can say what stands on these rings.
+pub fn format_version(rings: &[RingReference]) -> u32 {
+    if rings.is_empty() { 1 } else { FORMAT_VERSION }
 }
 
 /// An expansion as it is kept in a folder of its own.
@@ -69,7 +92,7 @@ pub struct Manifest {
 pub struct Expansion {
     /// What it is.
     pub manifest: Manifest,
-    /// Its values, in the order of [`layout::expansion_parameters`].
+    /// Its values, in the order of [`layout::ring_parameters`].
     pub parameters: Vec<Parameter>,
 }
 
@@ -292,7 +315,15 @@ fn parse_manifest(path: &Path, text: &str) -> Result<Manifest> {
 ///
 /// # Errors
 /// [`Error::Io`], and [`Error::File`] where the folder belongs to another base, its two files to different expansions, or a tensor does not fit.
-pub fn load(folder: impl AsRef<Path>, config: &crate::checkpoint::Config, base_sha256: &str) -> Result<Expansion> {
+pub fn load(folder: impl AsRef<Path>, config: &Config, base_sha256: &str) -> Result<Expansion> {
+    load_ring(folder, config, base_sha256, &[])
+}
+
+/// As [`load`], of the ring around `inner`.
+///
+/// # Errors
+/// As [`load`], and [`Error::File`] where it stands on other rings.
+pub fn load_ring(folder: impl AsRef<Path>, config: &Config, base_sha256: &str, inner: &[Ring]) -> Result<Expansion> {
     let folder = folder.as_ref();
     let manifest = load_manifest(folder)?;
     let manifest_path = folder.join(MANIFEST_FILE);
@@ -306,9 +337,11 @@ pub fn load(folder: impl AsRef<Path>, config: &crate::checkpoint::Config, base_s
             ),
         ));
     }
-    manifest.growth.validate(config).map_err(|error| Error::file(&manifest_path, error))?;
+    ring::check_inner(&manifest_path, &manifest.rings, inner)?;
+    let check = || manifest.growth.validate(config).and_then(|()| manifest.growth.placement.check_ring(config, inner.len()));
+    check().map_err(|error| Error::file(&manifest_path, error))?;
     let path = folder.join(EXPANSION_FILE);
-    let expected = layout::expansion_parameters(config, &manifest.growth);
+    let expected = layout::ring_parameters(config, &ring::sizes(inner), &manifest.growth);
     let (parameters, metadata) = load_parameters(&path, Some(&expected))?;
     let inner = metadata
         .get(METADATA_KEY)

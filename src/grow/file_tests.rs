@@ -32,14 +32,8 @@ fn expansion() -> Expansion {
             Parameter { name: e.name, block: e.block, shape: e.shape, value }
         })
         .collect();
-    let manifest = Manifest {
-        format_version: FORMAT_VERSION,
-        growth: growth(),
-        init: Initialisation::default(),
-        seed: u64::MAX,
-        base: BaseReference { path: "/models/tiny".into(), sha256: "ab".repeat(32) },
-        parameter_count: parameters.iter().map(|p| p.value.len()).sum(),
-    };
+    let base = BaseReference { path: "/models/tiny".into(), sha256: "ab".repeat(32) };
+    let manifest = Manifest::new(growth(), Initialisation::default(), u64::MAX, Standing { base, rings: Vec::new() }, &parameters);
     Expansion { manifest, parameters }
 }
 
@@ -188,7 +182,7 @@ fn manifests_that_do_not_fit_are_refused() {
     let manifest_path = path.join(MANIFEST_FILE);
     let good = fs::read_to_string(&manifest_path).unwrap();
     for (from, to, says) in [
-        ("\"format_version\": 1", "\"format_version\": 2", "use a newer one"),
+        ("\"format_version\": 1", "\"format_version\": 3", "use a newer one"),
         ("\"format_version\": 1", "\"format_version\": 0", "format version 0"),
         ("\"seed\"", "\"sead\"", "sead"),
         ("\"hidden_size\": 4", "\"hidden_size\": 40", "any size from 1 to 8"),

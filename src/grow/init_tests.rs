@@ -124,13 +124,14 @@ fn the_embedding_is_the_base_seen_along_its_main_directions() {
 
 #[test]
 fn random_values_have_the_stated_spread_and_no_two_parameters_share_them() {
-    let values = random("a", 1, 20_000);
+    let values = random("a", 1, 0, 20_000);
     let mean = values.iter().map(|&x| f64::from(x)).sum::<f64>() / 20_000.0;
     let deviation = (values.iter().map(|&x| (f64::from(x) - mean).powi(2)).sum::<f64>() / 20_000.0).sqrt();
     assert!(mean.abs() < 1e-3 && (deviation - 0.02).abs() < 1e-3, "{mean} {deviation}");
-    assert_ne!(random("b", 1, 4), values[..4]);
-    assert_ne!(random("a", 2, 4), values[..4]);
-    assert_eq!(random("a", 1, 4), values[..4]);
+    assert_ne!(random("b", 1, 0, 4), values[..4]);
+    assert_ne!(random("a", 2, 0, 4), values[..4]);
+    assert_eq!(random("a", 1, 0, 4), values[..4]);
+    assert_ne!(random("a", 1, 1, 4), values[..4], "rings have the same names, and values of their own");
 }
 
 /// A parameter's values follow from the seed and its own name, whatever else is made beside it, in whatever order.
@@ -212,4 +213,88 @@ fn a_model_that_is_not_its_base_is_found_out() {
     assert!(found[0].holds(), "the preservation head never changes: {:?}", found[0]);
     assert!(!found[1].holds() && found[1].logits.largest > 0.0);
     assert!(verify::compare(&plain, &plain, &batch, 4, |_, _| {}).is_err());
+}
+
+/// The blocks of a projection as one matrix over all streams, put together value by value; the reference for what [`Wide`] copies.
+fn wide(base: &BaseCheckpoint, rings: &[Ring], layer: usize, projection: Projection) -> Vec<Vec<f64>> {
+    let (c, module) = (base.config(), names::projection(layer, projection));
+    let shapes: Vec<[usize; 2]> = std::iter::once(projection_shape(c, projection))
+        .chain(rings.iter().map(|ring| added_shape(c, &ring.growth.sizes, projection)))
+        .collect();
+    let block = |to: usize, from: usize| -> Option<Vec<f32>> {
+        let of_ring = |ring: usize, name: String| rings[ring - 1].parameters.iter().find(|p| p.name == name).map(|p| p.value.clone());
+        match (to, from) {
+            (0, 0) => Some(base.tensor(&names::weight(&module), &shapes[0]).unwrap()),
+            (0, ring) => of_ring(ring, names::block_weight(&module, Block::ExpansionToBase)),
+            (ring, 0) => of_ring(ring, names::block_weight(&module, Block::BaseToExpansion)),
+            (ring, same) if ring == same => of_ring(ring, names::block_weight(&module, Block::ExpansionToExpansion)),
+            (ring, inner) if inner < ring => of_ring(ring, names::ring_weight(&module, inner)),
+            _ => None,
+        }
+    };
+    let row = |to: usize, i: usize| -> Vec<f64> {
+        let part = |(from, shape): (usize, &[usize; 2])| {
+            let width = shape[1];
+            block(to, from).map_or(vec![0.0; width], |values| values[i * width..(i + 1) * width].iter().map(|&v| f64::from(v)).collect())
+        };
+        shapes.iter().enumerate().flat_map(part).collect()
+    };
+    (0..shapes.len()).flat_map(|to| (0..shapes[to][0]).map(move |i| (to, i))).map(|(to, i)| row(to, i)).collect()
+}
+
+#[test]
+fn a_further_ring_starts_from_the_main_directions_of_everything_within() {
+    let base = base(1);
+    let config = base.config();
+    let mut rng = ChaCha8Rng::seed_from_u64(9);
+    let normal = Normal::new(0.0f32, 0.2).unwrap();
+    let mut rings: Vec<Ring> = Vec::new();
+    for growth in [growth(8, adapt()), growth(5, preserve())] {
+        let mut parameters = initialise_ring(&base, &rings, &growth, "random,random".parse().unwrap(), 1, &|_, _| Ok(())).unwrap();
+        // As if trained: no block is zero, and none is another's.
+        parameters.iter_mut().for_each(|p| p.value.iter_mut().for_each(|v| *v = normal.sample(&mut rng)));
+        rings.push(Ring::new("nowhere".into(), growth, parameters));
+    }
+    let next = growth(6, preserve());
+    let make = |init: &str| initialise_ring(&base, &rings, &next, init.parse().unwrap(), 1, &|_, _| Ok(())).unwrap();
+    let made = make("svd,zero");
+    for (p, e) in made.iter().zip(layout::ring_parameters(config, &crate::grow::ring::sizes(&rings), &next)) {
+        assert_eq!((&p.name, p.block, &p.shape, p.value.len()), (&e.name, e.block, &e.shape, e.count().unwrap()));
+    }
+    for layer in 0..2 {
+        for projection in Projection::ALL {
+            let (module, wide) = (names::projection(layer, projection), wide(&base, &rings, layer, projection));
+            let blocks =
+                [names::block_weight(&module, Block::BaseToExpansion), names::ring_weight(&module, 1), names::ring_weight(&module, 2)];
+            let blocks = blocks.map(|name| find(&made, &name));
+            let row = |i: usize| -> Vec<f64> {
+                let part = |p: &Parameter| p.value[i * p.shape[1]..(i + 1) * p.shape[1]].iter().map(|&v| f64::from(v)).collect::<Vec<_>>();
+                blocks.iter().flat_map(|p| part(p)).collect()
+            };
+            let dot = |a: &[f64], b: &[f64]| a.iter().zip(b).map(|(a, b)| a * b).sum::<f64>();
+            let rows: Vec<Vec<f64>> = (0..blocks[0].shape[0]).map(row).collect();
+            for (i, r) in rows.iter().enumerate() {
+                // σ v has the length σ, and W makes σ² of it.
+                let square = dot(r, r);
+                let image = wide.iter().map(|w| dot(w, r).powi(2)).sum::<f64>().sqrt();
+                assert!((image - square).abs() < 1e-4 * square, "{module} row {i}: {image} {square}");
+                assert!(
+                    rows[..i].iter().all(|other| dot(other, r).abs() < 1e-4 * square && dot(other, other) >= square - 1e-6),
+                    "{module}"
+                );
+            }
+        }
+    }
+    // The embedding along the main directions of all embeddings: its columns are orthogonal, the longest first.
+    let embedding = find(&made, "model.embed_tokens.expansion.weight");
+    let column = |j: usize| embedding.value.iter().skip(j).step_by(6).map(|&v| f64::from(v)).collect::<Vec<_>>();
+    let dot = |i: usize, j: usize| column(i).iter().zip(column(j)).map(|(a, b)| a * b).sum::<f64>();
+    assert!((1..6).all(|j| dot(j, j) <= dot(j - 1, j - 1) && dot(j, j - 1).abs() < 1e-4 * dot(0, 0)));
+    // Random values are the ring's own.
+    let random = make("random,random");
+    let name = "model.layers.0.mlp.up_proj.base_to_expansion.weight";
+    assert_ne!(
+        find(&random, name).value,
+        find(&initialise(&base, &next, "random,random".parse().unwrap(), 1, &|_, _| Ok(())).unwrap(), name).value
+    );
 }

@@ -48,12 +48,17 @@ pub fn widened_blocks(growth: &Growth, layer: usize, projection: Projection) -> 
     blocks
 }
 
-/// Every parameter of an expansion, in the order of a widened [`crate::model::Model`]'s.
+/// Every parameter of an expansion around a plain base, in the order of a widened [`crate::model::Model`]'s.
 ///
 /// # Paper
 /// Section 3.1; an expansion has no biases (docs/decisions/0003).
 pub fn expansion_parameters(config: &Config, growth: &Growth) -> Vec<Expected> {
-    build::expansion_parameters(config, growth).into_iter().map(|(name, block, shape)| Expected { name, block, shape }).collect()
+    ring_parameters(config, &[], growth)
+}
+
+/// Every parameter of the next ring around rings of these sizes, in the order of the model's.
+pub fn ring_parameters(config: &Config, inner: &[Sizes], growth: &Growth) -> Vec<Expected> {
+    build::ring_parameters(config, inner, growth).into_iter().map(|(name, block, shape)| Expected { name, block, shape }).collect()
 }
 
 /// Every parameter of the base itself, in the order of a [`crate::model::Model`] whose base is trained: what the method `full` trains.
@@ -103,7 +108,7 @@ fn has_bias(config: &Config, projection: Projection) -> bool {
     }
 }
 
-/// Number of parameters of an expansion.
+/// Number of parameters of an expansion around a plain base.
 ///
 /// # Errors
 /// [`Error::Usage`] where their number, or their bytes in f32, cannot be counted.
@@ -120,6 +125,9 @@ pub fn block_of(name: &str) -> Block {
         if name.strip_suffix(".weight").and_then(|stem| stem.strip_suffix(block.as_str())).is_some_and(|stem| stem.ends_with('.')) {
             return block;
         }
+    }
+    if names::ring_of(name).is_some() {
+        return Block::BaseToExpansion;
     }
     match name.strip_suffix(".expansion.weight") {
         Some(names::EMBED_TOKENS) => Block::ExpansionEmbedding,
@@ -144,7 +152,7 @@ mod tests {
         (config.num_key_value_heads, config.attention_bias, config.mlp_bias) = (2, true, true);
         let sizes = Sizes { hidden_size: 8, num_attention_heads: 2, num_key_value_heads: 1, intermediate_size: 12 };
         let growth = Growth { sizes, placement: Placement { preserved_layers: 1, modules: Module::ALL.to_vec() } };
-        let all: Vec<Expected> = expansion_parameters(&config, &growth).into_iter().chain(base_parameters(&config)).collect();
+        let all: Vec<Expected> = ring_parameters(&config, &[sizes; 2], &growth).into_iter().chain(base_parameters(&config)).collect();
         for Expected { name, block, .. } in &all {
             assert_eq!(block_of(name), *block, "{name}");
         }

@@ -219,6 +219,22 @@ impl Placement {
         Ok(())
     }
 
+    /// Checks that an expansion around `inner` rings may be placed so: only the first ring may add to the base stream.
+    ///
+    /// # Errors
+    /// [`Error::Usage`] where W12 is to be trained in a further ring.
+    pub fn check_ring(&self, config: &Config, inner: usize) -> Result<()> {
+        if inner > 0 && !self.is_preserve(config) {
+            return Err(Error::usage(format!(
+                "ring {} cannot train expansion_to_base: it would change what the {} within it were taught; \
+                 on a widened model only scale-preserve is allowed, and the first ring may be of any kind",
+                inner + 1,
+                if inner == 1 { "ring".into() } else { format!("{inner} rings") },
+            )));
+        }
+        Ok(())
+    }
+
     /// Whether `module` of `layer` trains its expansion-to-base block.
     pub fn trains(&self, layer: usize, module: Module) -> bool {
         layer >= self.preserved_layers && self.modules.contains(&module)

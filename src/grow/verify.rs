@@ -1,4 +1,4 @@
-//! Whether a widened model still is its base: the same tokens through both, compared bit for bit.
+//! Whether a widened model still is what it was before: the same tokens through both, compared bit for bit.
 
 use rand_chacha::ChaCha8Rng;
 use rand_chacha::rand_core::{Rng, SeedableRng};
@@ -53,7 +53,7 @@ pub struct HeadVerification {
 }
 
 impl HeadVerification {
-    /// Whether everything is the base's, bit for bit.
+    /// Whether everything is as it was, bit for bit.
     pub fn holds(&self) -> bool {
         self.logits.is_none() && self.log_probs.is_none() && self.hidden.is_none()
     }
@@ -73,7 +73,8 @@ pub fn windows(vocab_size: usize, text: &[u32], batch_size: usize, sequence_leng
     Batch { batch_size, sequence_length, tokens, targets, document_starts: None }
 }
 
-/// Runs `batch` through both models in whole windows, and its first `steps` tokens one by one, and compares each head of `widened` with the base.
+/// Runs `batch` through both models in whole windows, and its first `steps` tokens one by one, and compares each head of `widened` with the one of
+/// `base` that it must equal before training: heads that were there already with themselves, the new one with the last of them.
 /// `progress` is told how many of how many tokens are done.
 ///
 /// # Errors
@@ -85,25 +86,29 @@ pub fn compare(
     steps: usize,
     mut progress: impl FnMut(usize, usize),
 ) -> Result<Vec<HeadVerification>> {
-    if base.heads() != [Head::Base] || widened.heads() == [Head::Base] {
-        return Err(Error::usage("a plain model and a widened one are needed for a comparison"));
+    let (rings, widened_rings) = (base.growths().count(), widened.growths().count());
+    if widened_rings != rings + 1 {
+        return Err(Error::usage(format!(
+            "a model and the same with one more ring are needed for a comparison, not models of {rings} and {widened_rings} rings"
+        )));
     }
+    let last = base.heads().len() - 1;
     let none = Difference::default();
     let mut found: Vec<HeadVerification> =
         widened.heads().iter().map(|&head| HeadVerification { head, logits: none, log_probs: none, hidden: none }).collect();
 
     let (expected, scores) = (base.score(batch, true)?, widened.score(batch, true)?);
     for (i, head) in found.iter_mut().enumerate() {
-        head.log_probs.add(&expected.log_probs[0], &scores.log_probs[i]);
-        head.hidden.add(&expected.hidden[0], &scores.hidden[i]);
+        head.log_probs.add(&expected.log_probs[i.min(last)], &scores.log_probs[i]);
+        head.hidden.add(&expected.hidden[i.min(last)], &scores.hidden[i]);
     }
 
     let steps = steps.min(batch.tokens.len()).min(batch.sequence_length);
     let (mut base_cache, mut cache) = (base.new_cache(steps), widened.new_cache(steps));
     for (done, token) in batch.tokens[..steps].chunks(1).enumerate() {
         let (expected, logits) = (base.step(&mut base_cache, token)?, widened.step(&mut cache, token)?);
-        for (head, logits) in found.iter_mut().zip(&logits) {
-            head.logits.add(&expected[0], logits);
+        for (i, (head, logits)) in found.iter_mut().zip(&logits).enumerate() {
+            head.logits.add(&expected[i.min(last)], logits);
         }
         progress(done + 1, steps);
     }

@@ -1,7 +1,7 @@
 //! Building a model from a checkpoint, and widening it.
 
-use super::layer::{Adapter, ExpansionLayer, Layer, Linear, Widened};
-use super::{Adapters, Expansion, Model, Precision};
+use super::layer::{Adapter, Layer, Linear, RingLayer, Widened};
+use super::{Adapters, Head, Model, Precision, Ring};
 use crate::baseline::{Baseline, Part, Source};
 use crate::checkpoint::names::{self, Projection};
 use crate::checkpoint::{BaseCheckpoint, Config};
@@ -38,8 +38,8 @@ pub fn added_shape(c: &Config, s: &Sizes, projection: Projection) -> [usize; 2] 
     }
 }
 
-/// Name, block and shape of every parameter of an expansion, in the order of the layers: what [`Model::widen`] expects.
-pub fn expansion_parameters(c: &Config, growth: &Growth) -> Vec<(String, Block, Vec<usize>)> {
+/// Name, block and shape of every parameter of an expansion, in the order of the layers: what [`Model::widen`] expects of a ring around `inner` ones.
+pub fn ring_parameters(c: &Config, inner: &[Sizes], growth: &Growth) -> Vec<(String, Block, Vec<usize>)> {
     let (s, e) = (&growth.sizes, growth.sizes.hidden_size);
     let norm = |module: String| (names::block_weight(&module, Block::ExpansionNorm), Block::ExpansionNorm, vec![e]);
     let mut all =
@@ -52,11 +52,15 @@ pub fn expansion_parameters(c: &Config, growth: &Growth) -> Vec<(String, Block, 
             }
             let module = names::projection(layer, projection);
             let ([rows, columns], [rows_up, columns_up]) = (projection_shape(c, projection), added_shape(c, s, projection));
-            let mut push = |block, rows, columns| all.push((names::block_weight(&module, block), block, vec![rows, columns]));
-            push(Block::BaseToExpansion, rows_up, columns);
-            push(Block::ExpansionToExpansion, rows_up, columns_up);
+            let own = |block| names::block_weight(&module, block);
+            let mut push = |name, block, rows, columns| all.push((name, block, vec![rows, columns]));
+            push(own(Block::BaseToExpansion), Block::BaseToExpansion, rows_up, columns);
+            for (index, sizes) in inner.iter().enumerate() {
+                push(names::ring_weight(&module, index + 1), Block::BaseToExpansion, rows_up, added_shape(c, sizes, projection)[1]);
+            }
+            push(own(Block::ExpansionToExpansion), Block::ExpansionToExpansion, rows_up, columns_up);
             if growth.placement.trains(layer, projection.module()) {
-                push(Block::ExpansionToBase, rows, columns_up);
+                push(own(Block::ExpansionToBase), Block::ExpansionToBase, rows, columns_up);
             }
         }
     }
@@ -186,7 +190,8 @@ impl Model {
             },
             _ => Adapters { scaling: 1.0, dropout: None },
         };
-        Ok(Self { config: c, precision, embed_tokens, layers, norm, lm_head, rope, parameters, expansion: None, adapters })
+        let (rings, heads) = (Vec::new(), Head::of_rings(0));
+        Ok(Self { config: c, precision, embed_tokens, layers, norm, lm_head, rope, parameters, rings, heads, adapters })
     }
 
     /// Gives every trained parameter the value of the one of its name, as a checkpoint holds it.
@@ -207,18 +212,21 @@ impl Model {
         Ok(())
     }
 
-    /// Adds an expansion whose parameters were made by [`crate::grow`] or read from a checkpoint.
+    /// Adds an expansion whose parameters were made by [`crate::grow`] or read from a checkpoint. On a widened model, frozen by [`Model::freeze`], it is
+    /// the next ring: it reads from every stream that there is and writes to its own alone.
     ///
     /// # Errors
-    /// Missing, surplus or misshapen parameters, by name; a model that is being trained as a whole or is widened already.
+    /// Missing, surplus or misshapen parameters, by name; a model of which something is trained or adapted; a second ring with W12.
     pub fn widen(&mut self, growth: Growth, parameters: Vec<Parameter>) -> Result<()> {
         let adapted = self.layers.iter().flat_map(|layer| &layer.linear).any(|linear| linear.adapter.is_some());
-        if self.expansion.is_some() || adapted || !self.parameters.is_empty() {
-            return Err(Error::usage("only a frozen model that has not been widened yet can be widened"));
+        if adapted || !self.parameters.is_empty() {
+            return Err(Error::usage("only a frozen model without adapters can be widened"));
         }
+        let inner: Vec<Sizes> = self.growths().map(|growth| growth.sizes).collect();
+        growth.placement.check_ring(&self.config, inner.len())?;
         let mut given: HashMap<String, Parameter> = parameters.into_iter().map(|p| (p.name.clone(), p)).collect();
         let (mut index, mut ordered) = (HashMap::new(), Vec::new());
-        for (name, block, shape) in expansion_parameters(&self.config, &growth) {
+        for (name, block, shape) in ring_parameters(&self.config, &inner, &growth) {
             let p = given.remove(&name).ok_or_else(|| Error::usage(format!("the expansion lacks the tensor {name} {shape:?}")))?;
             if p.shape != shape || p.block != block || p.value.len() != shape.iter().product::<usize>() {
                 return Err(Error::usage(format!("tensor {name}: expected {block} {shape:?}, found {} {:?}", p.block, p.shape)));
@@ -232,33 +240,37 @@ impl Model {
         let find = |module: &str, block| index.get(&names::block_weight(module, block)).copied();
         // Every name was inserted above, from the same list.
         let weight = |module: &str, block| Weight::Trained(find(module, block).unwrap_or_default());
+        let from_ring = |module: &str, ring| Weight::Trained(index.get(&names::ring_weight(module, ring)).copied().unwrap_or_default());
         let norm = |module: &str| Vector::Trained(find(module, Block::ExpansionNorm).unwrap_or_default());
         let layers = (0..self.config.num_hidden_layers)
-            .map(|layer| ExpansionLayer {
+            .map(|layer| RingLayer {
                 input_layernorm: norm(&names::input_layernorm(layer)),
                 post_attention_layernorm: norm(&names::post_attention_layernorm(layer)),
                 widened: Projection::ALL.map(|projection| {
                     let module = names::projection(layer, projection);
+                    let from_rings = (1..=inner.len()).map(|ring| from_ring(&module, ring));
+                    let reads = std::iter::once(weight(&module, Block::BaseToExpansion)).chain(from_rings);
                     Widened {
-                        base_to_expansion: weight(&module, Block::BaseToExpansion),
-                        expansion_to_expansion: weight(&module, Block::ExpansionToExpansion),
+                        reads: reads.chain([weight(&module, Block::ExpansionToExpansion)]).collect(),
                         expansion_to_base: find(&module, Block::ExpansionToBase).map(Weight::Trained),
                     }
                 }),
             })
             .collect();
-        self.expansion = Some(Expansion {
+        let ring = Ring {
             growth,
             embed_tokens: weight(names::EMBED_TOKENS, Block::ExpansionEmbedding),
             layers,
             norm: norm(names::NORM),
             lm_head: weight(names::LM_HEAD, Block::ExpansionHead),
-        });
+        };
+        self.rings.push(ring);
+        self.heads = Head::of_rings(self.rings.len());
         self.parameters = ordered;
         Ok(())
     }
 
-    /// Freezes every trained parameter and packs it, for evaluation and generation; the results stay the same, bit for bit.
+    /// Freezes every trained parameter and packs it, for evaluation, generation and the next ring; the results stay the same, bit for bit.
     pub fn freeze(&mut self) {
         let (parameters, precision) = (std::mem::take(&mut self.parameters), self.precision);
         let freeze_weight = |w: &mut Weight| {
@@ -296,16 +308,15 @@ impl Model {
                 }
             }
         }
-        if let Some(expansion) = &mut self.expansion {
-            freeze_table(&mut expansion.embed_tokens);
-            freeze_weight(&mut expansion.lm_head);
-            freeze_vector(&mut expansion.norm);
-            for layer in &mut expansion.layers {
+        for ring in &mut self.rings {
+            freeze_table(&mut ring.embed_tokens);
+            freeze_weight(&mut ring.lm_head);
+            freeze_vector(&mut ring.norm);
+            for layer in &mut ring.layers {
                 freeze_vector(&mut layer.input_layernorm);
                 freeze_vector(&mut layer.post_attention_layernorm);
                 for widened in &mut layer.widened {
-                    freeze_weight(&mut widened.base_to_expansion);
-                    freeze_weight(&mut widened.expansion_to_expansion);
+                    widened.reads.iter_mut().for_each(freeze_weight);
                     widened.expansion_to_base.iter_mut().for_each(freeze_weight);
                 }
             }

@@ -11,14 +11,10 @@ pub(super) struct KeyValues {
     values: Vec<f32>,
 }
 
-/// One layer's keys and values.
-#[derive(Debug, Default)]
-pub(super) struct LayerCache {
-    pub(super) base: KeyValues,
-    pub(super) expansion: KeyValues,
-}
+/// One layer's keys and values, a stream each in the order of the streams.
+pub(super) type LayerCache = Vec<KeyValues>;
 
-/// Keys and values of one sequence: of the base and the expansion stream, and of the preserved copy of the base stream above the fork.
+/// Keys and values of one sequence: of the base stream and every ring's, and of the preserved copy of the base stream above the fork.
 #[derive(Debug)]
 pub struct Cache {
     pub(super) capacity: usize,
@@ -28,9 +24,9 @@ pub struct Cache {
 }
 
 impl Cache {
-    pub(super) fn new(capacity: usize, layers: usize) -> Self {
-        let empty = || (0..layers).map(|_| LayerCache::default()).collect();
-        Self { capacity, length: 0, layers: empty(), preserved: empty() }
+    pub(super) fn new(capacity: usize, layers: usize, streams: usize) -> Self {
+        let empty = |streams| (0..layers).map(|_| (0..streams).map(|_| KeyValues::default()).collect()).collect();
+        Self { capacity, length: 0, layers: empty(streams), preserved: empty(1) }
     }
 
     /// Tokens seen so far.

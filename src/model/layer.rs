@@ -1,4 +1,4 @@
-//! Weights of a decoder layer, base and expansion, and the layer's forward pass over both streams.
+//! Weights of a decoder layer, of the base and of each ring, and the layer's forward pass over all streams.
 
 use super::Model;
 use super::cache::LayerCache;
@@ -24,12 +24,12 @@ pub(super) struct Adapter {
     pub(super) number: u64,
 }
 
-/// The blocks beside a linear module's base weight.
+/// A ring's blocks beside a linear module's base weight.
 #[derive(Debug)]
 pub(super) struct Widened {
-    pub(super) base_to_expansion: Weight,
-    pub(super) expansion_to_expansion: Weight,
-    /// Absent where it is zero: then the base stream is the base's, bit for bit, and nothing flows back through it.
+    /// What its stream is made of: W21 over the base stream and, for an outer ring, over every ring within it, then W22 over itself.
+    pub(super) reads: Vec<Weight>,
+    /// Absent where it is zero: then the base stream is the base's, bit for bit, and nothing flows back through it. Only the first ring has it.
     pub(super) expansion_to_base: Option<Weight>,
 }
 
@@ -41,26 +41,26 @@ pub(super) struct Layer {
     pub(super) linear: [Linear; 7],
 }
 
-/// The expansion of a decoder layer.
+/// A ring's part of a decoder layer.
 #[derive(Debug)]
-pub(super) struct ExpansionLayer {
+pub(super) struct RingLayer {
     pub(super) input_layernorm: Vector,
     pub(super) post_attention_layernorm: Vector,
     pub(super) widened: [Widened; 7],
 }
 
-impl ExpansionLayer {
-    /// Whether the base stream is changed by the expansion in this layer.
+impl RingLayer {
+    /// Whether the base stream is changed by the ring in this layer.
     pub(super) fn adapts(&self) -> bool {
         self.widened.iter().any(|w| w.expansion_to_base.is_some())
     }
 }
 
-/// Base stream and expansion stream.
-pub(super) type Streams = (Var, Option<Var>);
+/// The base stream, then the stream of each ring; fewer of them are those of the model that had fewer rings.
+pub(super) type Streams = Vec<Var>;
 
 impl Model {
-    /// Layer `index` over the base stream and, where given, the expansion stream.
+    /// Layer `index` over the base stream and as many rings' streams as are given.
     ///
     /// # Paper
     /// Section 3: the streams share positions and mask; heads, norms and FFN channels never mix before the output projections.
@@ -68,71 +68,63 @@ impl Model {
         &'m self,
         tape: &mut Tape<'m>,
         index: usize,
-        (x, z): Streams,
+        streams: Streams,
         sequence: &Arc<Sequence>,
-        mut cache: Option<&mut LayerCache>,
+        cache: Option<&mut LayerCache>,
     ) -> Streams {
         let layer = &self.layers[index];
-        let wide = z.as_ref().and(self.expansion.as_ref()).map(|e| &e.layers[index]);
-        let eps = self.config.rms_norm_eps as f32;
+        let rings = || self.rings.iter().map(move |ring| &ring.layers[index]);
 
-        let h = self.norms(tape, (&x, &z), &layer.input_layernorm, wide.map(|w| &w.input_layernorm), eps);
-        let [q, k, v] =
-            [Projection::Q, Projection::K, Projection::V].map(|p| self.project(tape, layer, wide, p, (&h.0, h.1.as_ref()), None));
-        let base = self.attend(tape, (q.0, k.0, v.0), self.heads_of_base(), sequence, cache.as_mut().map(|c| &mut c.base));
-        let expansion = match (q.1, k.1, v.1) {
-            (Some(q), Some(k), Some(v)) => {
-                Some(self.attend(tape, (q, k, v), self.heads_of_expansion(), sequence, cache.as_mut().map(|c| &mut c.expansion)))
-            }
-            _ => None,
-        };
-        let (x, z) = self.project(tape, layer, wide, Projection::O, (&base, expansion.as_ref()), Some((&x, z.as_ref())));
+        let weights = std::iter::once(&layer.input_layernorm).chain(rings().map(|ring| &ring.input_layernorm));
+        let h = self.norms(tape, &streams, weights);
+        let [q, k, v] = [Projection::Q, Projection::K, Projection::V].map(|p| self.project(tape, index, p, &h, None));
+        let mut caches = cache.into_iter().flatten();
+        let attended: Streams = q
+            .into_iter()
+            .zip(k)
+            .zip(v)
+            .enumerate()
+            .map(|(stream, ((q, k), v))| self.attend(tape, (q, k, v), self.attention_heads(stream), sequence, caches.next()))
+            .collect();
+        let streams = self.project(tape, index, Projection::O, &attended, Some(&streams));
+        drop(attended);
 
-        let h = self.norms(tape, (&x, &z), &layer.post_attention_layernorm, wide.map(|w| &w.post_attention_layernorm), eps);
-        let [gate, up] = [Projection::Gate, Projection::Up].map(|p| self.project(tape, layer, wide, p, (&h.0, h.1.as_ref()), None));
+        let weights = std::iter::once(&layer.post_attention_layernorm).chain(rings().map(|ring| &ring.post_attention_layernorm));
+        let h = self.norms(tape, &streams, weights);
+        let [gate, up] = [Projection::Gate, Projection::Up].map(|p| self.project(tape, index, p, &h, None));
         drop(h);
-        let base = tape.swiglu(gate.0, up.0);
-        let expansion = gate.1.zip(up.1).map(|(gate, up)| tape.swiglu(gate, up));
-        self.project(tape, layer, wide, Projection::Down, (&base, expansion.as_ref()), Some((&x, z.as_ref())))
+        let channels: Streams = gate.into_iter().zip(up).map(|(gate, up)| tape.swiglu(gate, up)).collect();
+        self.project(tape, index, Projection::Down, &channels, Some(&streams))
     }
 
-    fn norms<'m>(
-        &self,
-        tape: &mut Tape<'m>,
-        (x, z): (&Var, &Option<Var>),
-        weight: &'m Vector,
-        expansion: Option<&'m Vector>,
-        eps: f32,
-    ) -> Streams {
-        (tape.rms_norm(x, weight, eps), z.as_ref().zip(expansion).map(|(z, w)| tape.rms_norm(z, w, eps)))
+    /// Every stream normalised by itself, each with its own weight.
+    pub(super) fn norms<'m>(&self, tape: &mut Tape<'m>, streams: &[Var], weights: impl Iterator<Item = &'m Vector>) -> Streams {
+        let eps = self.config.rms_norm_eps as f32;
+        streams.iter().zip(weights).map(|(x, weight)| tape.rms_norm(x, weight, eps)).collect()
     }
 
-    /// One widened linear module: `[[W, W12], [W21, W22]]` over `(h, g)`, plus bias and residuals.
+    /// One widened linear module over the normalised streams, plus bias and residuals: block by block the lower triangle, and W12 of the first ring.
     fn project<'m>(
-        &self,
+        &'m self,
         tape: &mut Tape<'m>,
-        layer: &'m Layer,
-        wide: Option<&'m ExpansionLayer>,
+        index: usize,
         projection: Projection,
-        (h, g): (&Var, Option<&Var>),
-        residual: Option<(&Var, Option<&Var>)>,
+        inputs: &[Var],
+        residuals: Option<&[Var]>,
     ) -> Streams {
-        let linear = &layer.linear[projection as usize];
-        let low_rank = linear.adapter.as_ref().map(|adapter| (self.low_rank(tape, adapter, h), &adapter.b));
-        let mut products = vec![(h, &linear.weight)];
+        let linear = &self.layers[index].linear[projection as usize];
+        let low_rank = linear.adapter.as_ref().map(|adapter| (self.low_rank(tape, adapter, &inputs[0]), &adapter.b));
+        let mut products = vec![(&inputs[0], &linear.weight)];
         products.extend(low_rank.iter().map(|(h, b)| (h, *b)));
-        let widened = wide.map(|w| &w.widened[projection as usize]).zip(g);
-        if let Some((widened, g)) = widened
-            && let Some(weight) = &widened.expansion_to_base
-        {
-            products.push((g, weight));
+        let rings = self.rings.iter().map(|ring| &ring.layers[index].widened[projection as usize]);
+        products.extend(rings.clone().zip(&inputs[1..]).filter_map(|(ring, g)| Some((g, ring.expansion_to_base.as_ref()?))));
+        let mut outputs = Vec::with_capacity(inputs.len());
+        outputs.push(tape.linear(&products, linear.bias.as_ref(), residuals.map(|r| &r[0])));
+        for (stream, ring) in (1..inputs.len()).zip(rings) {
+            let products: Vec<_> = inputs.iter().zip(&ring.reads).collect();
+            outputs.push(tape.linear(&products, None, residuals.map(|r| &r[stream])));
         }
-        let base = tape.linear(&products, linear.bias.as_ref(), residual.map(|r| r.0));
-        let expansion = widened.map(|(widened, g)| {
-            let products = [(h, &widened.base_to_expansion), (g, &widened.expansion_to_expansion)];
-            tape.linear(&products, None, residual.and_then(|r| r.1))
-        });
-        (base, expansion)
+        outputs
     }
 
     /// `scaling · A dropout(h)`: what an adapter's B is multiplied by.
@@ -162,17 +154,13 @@ impl Model {
         }
     }
 
-    pub(super) fn heads_of_base(&self) -> Heads {
+    /// The attention heads of the base stream (0) or of a ring's, counted from 1.
+    fn attention_heads(&self, stream: usize) -> Heads {
         let c = &self.config;
-        Heads { query: c.num_attention_heads, key_value: c.num_key_value_heads, dim: c.head_dim }
-    }
-
-    pub(super) fn heads_of_expansion(&self) -> Heads {
-        let sizes = self.expansion.as_ref().map(|e| e.growth.sizes);
-        Heads {
-            query: sizes.map_or(0, |s| s.num_attention_heads),
-            key_value: sizes.map_or(0, |s| s.num_key_value_heads),
-            dim: self.config.head_dim,
-        }
+        let (query, key_value) = match stream.checked_sub(1).map(|ring| self.rings[ring].growth.sizes) {
+            None => (c.num_attention_heads, c.num_key_value_heads),
+            Some(sizes) => (sizes.num_attention_heads, sizes.num_key_value_heads),
+        };
+        Heads { query, key_value, dim: c.head_dim }
     }
 }

@@ -1,10 +1,13 @@
-//! The decoder: a frozen or trained Llama-family base, and the expansion beside it.
+//! The decoder: a frozen or trained Llama-family base, and the rings around it.
 
 pub mod build;
 mod cache;
+mod head;
 mod layer;
 pub mod parameter;
 mod precision;
+#[cfg(test)]
+mod ring_tests;
 #[cfg(test)]
 pub(crate) mod tests;
 
@@ -12,29 +15,18 @@ use crate::checkpoint::Config;
 use crate::data::batch::{Batch, IGNORE};
 use crate::error::{Error, Result};
 use crate::grow::sizes::Growth;
-use crate::ops::head::{self, HeadScores, Part};
+use crate::ops::head::{self as logits, HeadScores, Part};
 use crate::ops::lora::Dropout;
 use crate::ops::on_workers;
 use crate::ops::recorded::Sequence;
 use crate::ops::rope::RopeTable;
 use crate::ops::tape::{Tape, Var, Vector, Weight};
 pub use cache::Cache;
-use layer::{ExpansionLayer, Layer, Streams};
+pub use head::Head;
+use layer::{Layer, RingLayer, Streams};
 pub use parameter::{Block, Gradients, Parameter};
 pub use precision::Precision;
 use std::sync::Arc;
-
-/// One way of turning hidden states into a next-token distribution.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, serde::Serialize, serde::Deserialize)]
-#[serde(rename_all = "lowercase")]
-pub enum Head {
-    /// A plain model's only head.
-    Base,
-    /// The base's logits, kept bit for bit.
-    Preservation,
-    /// The base's logits plus the expansion's.
-    Adaptation,
-}
 
 /// Summed loss of a batch.
 #[derive(Debug, Clone, Copy, Default)]
@@ -65,7 +57,7 @@ pub struct Scores {
 pub struct Extras {
     /// The hidden states behind the heads.
     pub hidden: bool,
-    /// The cosine of the two heads' logits.
+    /// The cosine of the first and the last head's logits.
     pub cosine: bool,
 }
 
@@ -81,12 +73,12 @@ impl Scores {
     }
 }
 
-/// The expansion stream's weights.
+/// The weights of one expansion stream.
 #[derive(Debug)]
-struct Expansion {
+struct Ring {
     growth: Growth,
     embed_tokens: Weight,
-    layers: Vec<ExpansionLayer>,
+    layers: Vec<RingLayer>,
     norm: Vector,
     lm_head: Weight,
 }
@@ -112,7 +104,9 @@ pub struct Model {
     lm_head: Option<Weight>,
     rope: RopeTable,
     parameters: Vec<Parameter>,
-    expansion: Option<Expansion>,
+    /// From the innermost out; all but the last are frozen.
+    rings: Vec<Ring>,
+    heads: Vec<Head>,
     adapters: Adapters,
 }
 
@@ -127,14 +121,14 @@ impl Model {
         self.precision
     }
 
-    /// The growth, where the model has been widened.
-    pub fn growth(&self) -> Option<&Growth> {
-        self.expansion.as_ref().map(|e| &e.growth)
+    /// What was added, ring after ring; empty where the model has not been widened.
+    pub fn growths(&self) -> impl Iterator<Item = &Growth> {
+        self.rings.iter().map(|ring| &ring.growth)
     }
 
-    /// The heads this model has: `[Base]`, or `[Preservation, Adaptation]` once widened.
-    pub fn heads(&self) -> &'static [Head] {
-        if self.expansion.is_some() { &[Head::Preservation, Head::Adaptation] } else { &[Head::Base] }
+    /// The heads this model has: `[Base]`, or `[Preservation, Adaptation]` once widened, with a head between the two for every ring but the last.
+    pub fn heads(&self) -> &[Head] {
+        &self.heads
     }
 
     /// Trained parameters.
@@ -149,8 +143,9 @@ impl Model {
 
     /// The first layer in which the expansion changes the base stream; the number of layers when none does.
     pub fn fork_layer(&self) -> usize {
-        let layers = self.expansion.as_ref().map_or(&[][..], |e| &e.layers);
-        layers.iter().position(ExpansionLayer::adapts).unwrap_or(self.layers.len())
+        // Only the first ring can: what is around it leaves every stream as it was.
+        let layers = self.rings.first().map_or(&[][..], |ring| &ring.layers);
+        layers.iter().position(RingLayer::adapts).unwrap_or(self.layers.len())
     }
 
     /// Says which update the next batch belongs to and how many tokens of it went before: with the seed, all that dropout depends on.
@@ -172,27 +167,19 @@ impl Model {
     fn pass(&self, batch: &Batch, gradients: &mut Gradients, scale: f32, recompute: bool) -> Result<BatchLoss> {
         let sequence = self.sequence(batch)?;
         let mut tape = Tape::new(&self.parameters, self.precision);
-        let (mut x, mut z) = self.embed(&mut tape, &batch.tokens);
+        let mut streams = self.embed(&mut tape, &batch.tokens);
         for index in 0..self.layers.len() {
-            (x, z) = if recompute {
-                let (inputs, shared) = ([Some(x), z].into_iter().flatten().collect(), sequence.clone());
-                let mut outputs = tape
-                    .recompute(inputs, move |tape, inputs| {
-                        let (x, z) = self.layer(tape, index, (inputs[0].clone(), inputs.get(1).cloned()), &shared, None);
-                        [Some(x), z].into_iter().flatten().collect()
-                    })
-                    .into_iter();
-                match (outputs.next(), outputs.next()) {
-                    (Some(x), z) => (x, z),
-                    (None, _) => return Err(Error::Numeric(format!("layer {index} returned nothing"))),
-                }
+            streams = if recompute {
+                let shared = sequence.clone();
+                tape.recompute(streams, move |tape, inputs| self.layer(tape, index, inputs.to_vec(), &shared, None))
             } else {
-                self.layer(&mut tape, index, (x, z), &sequence, None)
+                self.layer(&mut tape, index, streams, &sequence, None)
             };
         }
-        let normed = self.final_norms(&mut tape, (x, z));
+        let normed = self.final_norms(&mut tape, &streams);
+        drop(streams);
         let products = self.head_products(&normed);
-        let (scores, seeds) = tape.head_loss(&head::Head { products: &products }, &batch.targets, scale, gradients);
+        let (scores, seeds) = tape.head_loss(&logits::Head { products: &products }, &batch.targets, scale, gradients);
         drop(products);
         drop(normed);
         tape.backward(seeds, gradients);
@@ -223,10 +210,8 @@ impl Model {
         if extras.hidden {
             let of = |x: &Var| x.value().data().to_vec();
             hidden.extend(preserved.as_ref().map(of));
-            hidden.push(of(&adapted.0));
-            if self.expansion.is_some() && preserved.is_none() {
-                hidden.push(of(&adapted.0));
-            }
+            // Every other head reads the one base stream that all rings share.
+            hidden.resize_with(self.heads.len(), || of(&adapted[0]));
         }
         let scores = self.with_heads(&mut tape, preserved, adapted, |tape, heads| tape.head_scores(heads, &batch.targets, extras.cosine));
         Ok(Scores { hidden, ..Scores::new(scores) })
@@ -234,7 +219,7 @@ impl Model {
 
     /// An empty cache for up to `capacity` tokens of one sequence.
     pub fn new_cache(&self, capacity: usize) -> Cache {
-        Cache::new(capacity.min(self.rope.positions()), self.layers.len())
+        Cache::new(capacity.min(self.rope.positions()), self.layers.len(), self.rings.len() + 1)
     }
 
     /// Appends `tokens` to the sequence and returns the logits of the last position, `[vocab_size]`, for each head in the order of [`Model::heads`].
@@ -282,8 +267,8 @@ impl Model {
         Ok(self.with_heads(&mut tape, preserved, adapted, read))
     }
 
-    /// Lets `read` look at every head in the order of [`Model::heads`]: the preservation head on the preserved stream where that is one of
-    /// its own, and otherwise as the first part of the adaptation head, which goes on from it.
+    /// Lets `read` look at every head in the order of [`Model::heads`], each of which goes on from the one before it; only where the preserved
+    /// stream is one of its own does the second head begin anew, with the base's part on the adapted stream.
     fn with_heads<'m, T>(
         &'m self,
         tape: &mut Tape<'m>,
@@ -291,15 +276,16 @@ impl Model {
         adapted: Streams,
         read: impl FnOnce(&Tape<'m>, &[Part<'_, 'm>]) -> T,
     ) -> T {
-        let preserved = preserved.map(|x| self.final_norms(tape, (x, None)));
-        let adapted = self.final_norms(tape, adapted);
+        let preserved = preserved.map(|x| self.final_norms(tape, &[x]));
+        let normed = self.final_norms(tape, &adapted);
+        drop(adapted);
         let of_preserved = preserved.as_ref().map(|streams| self.head_products(streams));
-        let of_adapted = self.head_products(&adapted);
-        let part = |products, continues| Part { head: head::Head { products }, continues };
-        let parts: Vec<Part> = match &of_preserved {
-            Some(products) => vec![part(products, false), part(&of_adapted, false)],
-            None => of_adapted.chunks(1).enumerate().map(|(index, products)| part(products, index > 0)).collect(),
-        };
+        let of_adapted = self.head_products(&normed);
+        let part = |products, continues| Part { head: logits::Head { products }, continues };
+        let (begun, rest) = of_adapted.split_at(1 + usize::from(of_preserved.is_some()));
+        let mut parts: Vec<Part> = of_preserved.iter().map(|products| part(products, false)).collect();
+        parts.push(part(begun, false));
+        parts.extend(rest.chunks(1).map(|products| part(products, true)));
         read(tape, &parts)
     }
 
@@ -314,11 +300,11 @@ impl Model {
         let (mut adapted, mut preserved, fork) = (self.embed(tape, tokens), None, self.fork_layer());
         for index in 0..self.layers.len() {
             if index == fork {
-                preserved = Some(adapted.0.clone());
+                preserved = Some(adapted[0].clone());
             }
             if let Some(x) = preserved.take() {
                 let slot = cache.as_mut().map(|c| &mut c.preserved[index]);
-                preserved = Some(self.layer(tape, index, (x, None), sequence, slot).0);
+                preserved = self.layer(tape, index, vec![x], sequence, slot).pop();
             }
             let slot = cache.as_mut().map(|c| &mut c.layers[index]);
             adapted = self.layer(tape, index, adapted, sequence, slot);
@@ -327,19 +313,17 @@ impl Model {
     }
 
     fn embed<'m>(&'m self, tape: &mut Tape<'m>, tokens: &[u32]) -> Streams {
-        (tape.embedding(tokens, &self.embed_tokens), self.expansion.as_ref().map(|e| tape.embedding(tokens, &e.embed_tokens)))
+        let tables = std::iter::once(&self.embed_tokens).chain(self.rings.iter().map(|ring| &ring.embed_tokens));
+        tables.map(|table| tape.embedding(tokens, table)).collect()
     }
 
-    fn final_norms<'m>(&'m self, tape: &mut Tape<'m>, (x, z): Streams) -> Streams {
-        let eps = self.config.rms_norm_eps as f32;
-        let expansion = z.zip(self.expansion.as_ref()).map(|(z, e)| tape.rms_norm(&z, &e.norm, eps));
-        (tape.rms_norm(&x, &self.norm, eps), expansion)
+    fn final_norms<'m>(&'m self, tape: &mut Tape<'m>, streams: &[Var]) -> Streams {
+        self.norms(tape, streams, std::iter::once(&self.norm).chain(self.rings.iter().map(|ring| &ring.norm)))
     }
 
-    fn head_products<'a, 'm>(&'m self, (x, z): &'a Streams) -> Vec<(&'a Var, &'m Weight)> {
-        let base = (x, self.lm_head.as_ref().unwrap_or(&self.embed_tokens));
-        let expansion = z.as_ref().zip(self.expansion.as_ref()).map(|(z, e)| (z, &e.lm_head));
-        std::iter::once(base).chain(expansion).collect()
+    fn head_products<'a, 'm>(&'m self, streams: &'a [Var]) -> Vec<(&'a Var, &'m Weight)> {
+        let base = self.lm_head.as_ref().unwrap_or(&self.embed_tokens);
+        streams.iter().zip(std::iter::once(base).chain(self.rings.iter().map(|ring| &ring.lm_head))).collect()
     }
 
     fn check_tokens(&self, tokens: &[u32]) -> Result<()> {

@@ -1,6 +1,6 @@
 //! Invariants of the whole model on small random weights.
 
-use super::build::expansion_parameters;
+use super::build::ring_parameters;
 use super::*;
 use crate::checkpoint::BaseCheckpoint;
 use crate::checkpoint::names::{self, Projection};
@@ -52,15 +52,19 @@ pub(crate) fn base(c: &Config) -> BaseCheckpoint {
     BaseCheckpoint::from_memory(c.clone(), tensors, None).unwrap()
 }
 
-fn growth(preserved_layers: usize, modules: &[Module]) -> Growth {
+pub(super) fn growth(preserved_layers: usize, modules: &[Module]) -> Growth {
     let sizes = Sizes { hidden_size: 10, num_attention_heads: 2, num_key_value_heads: 1, intermediate_size: 12 };
     Growth { sizes, placement: Placement { preserved_layers, modules: modules.to_vec() } }
 }
 
-/// Expansion parameters; with `fresh` the head and W12 are zero as before training, else everything is random.
 fn expansion(c: &Config, growth: &Growth, fresh: bool) -> Vec<Parameter> {
-    let mut rng = ChaCha8Rng::seed_from_u64(2);
-    expansion_parameters(c, growth)
+    ring(c, &[], growth, fresh)
+}
+
+/// Parameters of a ring around others; with `fresh` the head and W12 are zero as before training, else everything is random.
+pub(super) fn ring(c: &Config, inner: &[Sizes], growth: &Growth, fresh: bool) -> Vec<Parameter> {
+    let mut rng = ChaCha8Rng::seed_from_u64(2 + inner.len() as u64);
+    ring_parameters(c, inner, growth)
         .into_iter()
         .map(|(name, block, shape)| {
             let n = shape.iter().product();
@@ -92,7 +96,7 @@ pub(crate) fn batch(windows: usize, length: usize, masked: bool) -> Batch {
 
 pub(crate) const PRECISIONS: [Precision; 2] = [Precision::F32, Precision::Bf16];
 
-fn placements() -> [Growth; 3] {
+pub(super) fn placements() -> [Growth; 3] {
     let both = [Module::Attention, Module::Ffn];
     [growth(3, &[Module::Attention]), growth(1, &[Module::Attention]), growth(0, &both)]
 }
@@ -239,37 +243,39 @@ fn recomputed_gradients_equal_kept_ones_bit_for_bit() {
 /// Gradients along random directions against central differences of the loss, for every parameter on its own.
 #[test]
 fn gradients_agree_with_finite_differences_for_every_parameter() {
+    for (tied, biased) in [(true, false), (false, true)] {
+        let c = config(tied, biased);
+        let mut models: Vec<Model> = placements().into_iter().map(|g| widened(&c, Precision::F32, g, false)).collect();
+        models.push(Model::from_base(&base(&c), Precision::F32, true).unwrap());
+        models.into_iter().for_each(check_gradients);
+    }
+}
+
+pub(super) fn check_gradients(mut model: Model) {
     let b = batch(2, 11, true);
     let loss = |model: &Model| {
         let scores = model.score(&b, false).unwrap();
         -scores.log_probs.last().unwrap().iter().map(|&v| f64::from(v)).sum::<f64>()
     };
-    for (tied, biased) in [(true, false), (false, true)] {
-        let c = config(tied, biased);
-        let mut models: Vec<Model> = placements().into_iter().map(|g| widened(&c, Precision::F32, g, false)).collect();
-        models.push(Model::from_base(&base(&c), Precision::F32, true).unwrap());
-        for mut model in models {
-            let mut gradients = Gradients::zeros(model.parameters());
-            let result = model.loss_and_gradients(&b, &mut gradients, 1.0, false).unwrap();
-            assert!((result.nll - loss(&model)).abs() < 1e-3, "{} {}", result.nll, loss(&model));
-            assert_eq!(result.targets, b.target_count());
-            for index in 0..model.parameters().len() {
-                let before = model.parameters()[index].value.clone();
-                // Along the gradient's own direction, so that the difference stands out of the rounding.
-                let norm = gradients.values[index].iter().map(|&g| f64::from(g).powi(2)).sum::<f64>().sqrt();
-                let name = model.parameters()[index].name.clone();
-                assert!(norm > 1e-4, "{name}: no gradient");
-                let step = 2e-2 / norm.max(1.0);
-                let mut at = |sign: f64| {
-                    let moved = before.iter().zip(&gradients.values[index]).map(|(v, g)| v + (sign * step * f64::from(*g) / norm) as f32);
-                    model.parameters_mut()[index].value = moved.collect();
-                    loss(&model)
-                };
-                let difference = (at(1.0) - at(-1.0)) / (2.0 * step);
-                model.parameters_mut()[index].value = before;
-                assert!((difference - norm).abs() < 0.02 * norm + 2e-3, "{name}: {difference} against {norm}");
-            }
-        }
+    let mut gradients = Gradients::zeros(model.parameters());
+    let result = model.loss_and_gradients(&b, &mut gradients, 1.0, false).unwrap();
+    assert!((result.nll - loss(&model)).abs() < 1e-3, "{} {}", result.nll, loss(&model));
+    assert_eq!(result.targets, b.target_count());
+    for index in 0..model.parameters().len() {
+        let before = model.parameters()[index].value.clone();
+        // Along the gradient's own direction, so that the difference stands out of the rounding.
+        let norm = gradients.values[index].iter().map(|&g| f64::from(g).powi(2)).sum::<f64>().sqrt();
+        let name = model.parameters()[index].name.clone();
+        assert!(norm > 1e-4, "{name}: no gradient");
+        let step = 2e-2 / norm.max(1.0);
+        let mut at = |sign: f64| {
+            let moved = before.iter().zip(&gradients.values[index]).map(|(v, g)| v + (sign * step * f64::from(*g) / norm) as f32);
+            model.parameters_mut()[index].value = moved.collect();
+            loss(&model)
+        };
+        let difference = (at(1.0) - at(-1.0)) / (2.0 * step);
+        model.parameters_mut()[index].value = before;
+        assert!((difference - norm).abs() < 0.02 * norm + 2e-3, "{name}: {difference} against {norm}");
     }
 }
 

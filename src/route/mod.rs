@@ -29,7 +29,7 @@ pub enum Router {
     Preserve,
     /// The last head, always.
     Adapt,
-    /// The preservation head where the two heads' logits point the same way, else the adaptation head.
+    /// The preservation head where its logits and the last head's point the same way, else the adaptation head; of several rings' heads the surest.
     ///
     /// # Paper
     /// Section 3.3.
@@ -41,12 +41,12 @@ pub enum Router {
     Confidence,
     /// A mixture of the heads, each weighted by the probability it gave to the tokens seen so far.
     ///
-    /// With `share` 0 the loss over a document exceeds the better head's by no more than `−ln` of that head's prior, ln 2 by default, whatever the
-    /// text. With a share above 0 the same holds against every sequence of heads, for a price a change and a token (docs/method.md § 5).
+    /// With `share` 0 the loss over a document exceeds the best head's by no more than `−ln` of that head's prior, by default ln 2 for two heads and
+    /// ln n for n, whatever the text. With a share above 0 the same holds against every sequence of heads, for a price a change and a token (docs/method.md § 5).
     Bayes {
         /// Part of the weights that returns to the prior after every token, so that the heads can take turns.
         share: f64,
-        /// Weight of the adaptation head at the beginning of a document.
+        /// Weight of the adaptation head at the beginning of a document; of several rings' heads the weight of each beside the preservation head alone.
         prior: f64,
     },
     /// A mixture of `bayes` and of another that keeps its evidence apart for tokens on which one head is much surer than the other: the surer one is
@@ -102,7 +102,7 @@ impl Default for Router {
 pub fn check(model: &Model, routers: &[Router]) -> Result<()> {
     match routers.first() {
         Some(router) if model.heads().len() < 2 => Err(Error::usage(format!(
-            "router `{router}`: this model has one head, and a router chooses between two; a model gets a second head when it is widened (train with a scale- method, or `treering grow`)"
+            "router `{router}`: this model has one head, and a router chooses between two or more; a model gets a second head when it is widened (train with a scale- method, or `treering grow`)"
         ))),
         _ => Ok(()),
     }

@@ -49,10 +49,15 @@ impl Route {
             let others = heads.saturating_sub(1).max(1) as f64;
             Evidence::new((0..heads).map(|h| if h == head { favoured } else { (1.0 - favoured) / others }).collect())
         };
+        // Every learnt head against the first as `prior` to the rest of one: all alike by default, however many they are.
+        let against_first = |prior: f64| {
+            let all = 1.0 - prior + heads.saturating_sub(1) as f64 * prior;
+            Evidence::new((0..heads).map(|h| if h == 0 { 1.0 - prior } else { prior } / all).collect())
+        };
         let memory = match router {
-            Router::Bayes { share, prior } => Some(Memory { share, overall: towards(0, 1.0 - prior), situations: None }),
+            Router::Bayes { share, prior } => Some(Memory { share, overall: against_first(prior), situations: None }),
             Router::BayesConfidence { share, prior, margin, trust } => {
-                let overall = towards(0, 1.0 - prior);
+                let overall = against_first(prior);
                 let each = std::iter::once(overall.clone()).chain((0..heads).map(|head| towards(head, trust))).collect();
                 let situations = Situations { margin, each, council: Evidence::new(vec![0.5, 0.5]) };
                 Some(Memory { share, overall, situations: Some(situations) })
@@ -87,6 +92,8 @@ impl Route {
             Router::Cosine { threshold } if f64::from(signals.cosine) >= threshold => Decision::only(0, self.heads),
             Router::Preserve => Decision::only(0, self.heads),
             Router::Confidence => Decision::only(surest(signals.largest).0, self.heads),
+            // Something was learnt about this token; of several heads that learn, the surest speaks.
+            Router::Cosine { .. } if self.heads > 2 => Decision::only(1 + surest(&signals.largest[1..]).0, self.heads),
             _ => Decision::only(last, self.heads),
         }
     }

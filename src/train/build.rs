@@ -3,12 +3,14 @@
 use std::path::{Path, PathBuf};
 
 use super::checkpoint;
+use super::foundation::{Foundation, Moved};
 use super::run_folder::RunFolder;
 use crate::baseline::Method;
 use crate::checkpoint::{BaseCheckpoint, Config};
 use crate::error::{Error, Result};
 use crate::grow;
 use crate::grow::layout::{self, Expected};
+use crate::grow::ring;
 use crate::model::Model;
 use crate::recipe::Recipe;
 
@@ -26,12 +28,15 @@ pub fn expected_parameters(recipe: &Recipe, config: &Config) -> Result<Vec<Expec
 /// The model that a recipe starts from. `progress` hears how many of how many matrices of the expansion are made, and can end it.
 ///
 /// # Errors
-/// Whatever reading the base returns, and [`Error::Usage`] where the method's sizes do not fit it.
-pub fn start(recipe: &Recipe, base: &BaseCheckpoint, progress: &(dyn Fn(usize, usize) -> Result<()> + Sync)) -> Result<Model> {
-    match recipe.method(base.config())? {
+/// Whatever reading the base returns, and [`Error::Usage`] where the method or its sizes do not fit it.
+pub fn start(recipe: &Recipe, foundation: &Foundation, progress: &(dyn Fn(usize, usize) -> Result<()> + Sync)) -> Result<Model> {
+    let (base, rings) = (&foundation.base, &foundation.rings);
+    let method = recipe.method(base.config())?;
+    Foundation::check_method(base.config(), rings.len(), &method)?;
+    match method {
         Method::Expansion(growth) => {
-            let mut model = Model::from_base(base, recipe.model.dtype, false)?;
-            let parameters = grow::initialise(base, &growth, recipe.method.init, recipe.method.seed, progress)?;
+            let mut model = foundation.model(recipe.model.dtype)?;
+            let parameters = grow::initialise_ring(base, rings, &growth, recipe.method.init, recipe.method.seed, progress)?;
             model.widen(growth, parameters)?;
             Ok(model)
         }
@@ -43,40 +48,23 @@ pub fn start(recipe: &Recipe, base: &BaseCheckpoint, progress: &(dyn Fn(usize, u
 ///
 /// # Errors
 /// [`Error::File`] where the checkpoint belongs to another base or another model.
-pub fn restore(recipe: &Recipe, base: &BaseCheckpoint, path: &Path) -> Result<Model> {
-    let expected = expected_parameters(recipe, base.config())?;
-    let parameters = checkpoint::load_trained(path, &expected)?;
+pub fn restore(recipe: &Recipe, foundation: &Foundation, path: &Path) -> Result<Model> {
+    let base = &foundation.base;
     match recipe.method(base.config())? {
         Method::Expansion(growth) => {
-            let mut model = Model::from_base(base, recipe.model.dtype, false)?;
+            let expected = layout::ring_parameters(base.config(), &ring::sizes(&foundation.rings), &growth);
+            let parameters = checkpoint::load_trained(path, &expected)?;
+            let mut model = foundation.model(recipe.model.dtype)?;
             model.widen(growth, parameters)?;
             Ok(model)
         }
         Method::Baseline(baseline) => {
+            let parameters = checkpoint::load_trained(path, &baseline.parameters(base.config()))?;
             let mut model = Model::from_baseline(base, recipe.model.dtype, &baseline)?;
             model.set_parameters(parameters).map_err(|error| Error::file(path.join(checkpoint::TRAINED_FILE), error))?;
             Ok(model)
         }
     }
-}
-
-/// Checks that a checkpoint was trained on this base.
-///
-/// # Errors
-/// [`Error::File`] with both hashes.
-pub fn check_base(state: &checkpoint::State, path: &Path, base_sha256: &str, base_path: &Path) -> Result<()> {
-    if state.base.sha256 == base_sha256 {
-        return Ok(());
-    }
-    Err(Error::file(
-        path.join(checkpoint::STATE_FILE),
-        format!(
-            "trained on a base with SHA-256 {}, but {} has {base_sha256}: the base was changed or is another one\n  hint: it was at {} then",
-            state.base.sha256,
-            base_path.display(),
-            state.base.path.display()
-        ),
-    ))
 }
 
 /// A trained run, ready to be measured or asked.
@@ -96,17 +84,17 @@ pub struct TrainedRun {
 /// # Errors
 /// [`Error::Usage`] where there is no run or checkpoint, and [`Error::File`] where one is damaged or the base has changed.
 pub fn open_run(run: &Path, step: Option<u64>, base_path: Option<&Path>) -> Result<TrainedRun> {
-    let RunCheckpoint { recipe, base, path, step } = open_checkpoint(run, step, base_path)?;
-    let model = restore(&recipe, &base, &path)?;
-    Ok(TrainedRun { recipe, base, model, step })
+    let RunCheckpoint { recipe, foundation, path, step } = open_checkpoint(run, step, Moved { base: base_path, rings: &[] })?;
+    let model = restore(&recipe, &foundation, &path)?;
+    Ok(TrainedRun { recipe, base: foundation.base, model, step })
 }
 
-/// A checkpoint of a run, checked to be whole and on its own base, before any weight is read.
+/// A checkpoint of a run, checked to be whole and on what it was trained on, before its own weights are read.
 pub struct RunCheckpoint {
     /// The run's recipe, resolved.
     pub recipe: Recipe,
-    /// Its base.
-    pub base: BaseCheckpoint,
+    /// Its base, and the rings within the one that it trained.
+    pub foundation: Foundation,
     /// The checkpoint's folder.
     pub path: PathBuf,
     /// Updates made by then.
@@ -117,12 +105,15 @@ pub struct RunCheckpoint {
 ///
 /// # Errors
 /// As [`open_run`].
-pub fn open_checkpoint(run: &Path, step: Option<u64>, base_path: Option<&Path>) -> Result<RunCheckpoint> {
+pub fn open_checkpoint(run: &Path, step: Option<u64>, moved: Moved<'_>) -> Result<RunCheckpoint> {
     let recipe = RunFolder::recipe(run)?.ok_or_else(|| Error::usage(format!("{}: no run is here (no recipe.toml)", run.display())))?;
     let path = RunFolder::checkpoint(run, step)?;
     let state = checkpoint::load_state(&path)?;
-    let base_path = base_path.unwrap_or(&recipe.model.path);
-    let base = BaseCheckpoint::open(base_path)?;
-    check_base(&state, &path, &base.sha256()?, base_path)?;
-    Ok(RunCheckpoint { recipe, base, path, step: state.step })
+    let mut standing = state.standing();
+    if standing.rings.is_empty() {
+        standing.base.path.clone_from(&recipe.model.path);
+    }
+    let foundation = Foundation::reopen(&standing, &path.join(checkpoint::STATE_FILE), moved)?;
+    foundation.check(&state, &path)?;
+    Ok(RunCheckpoint { recipe, foundation, path, step: state.step })
 }

@@ -16,10 +16,11 @@ use crate::data::StreamState;
 use crate::error::{Error, IoContext, Result};
 use crate::grow::file::{BaseReference, FileMetadata, load_parameters, save_parameters};
 use crate::grow::layout::Expected;
+use crate::grow::ring::{RingReference, Standing};
 use crate::model::Parameter;
 
 /// Version of the checkpoint's layout; a reader refuses what is newer.
-pub const FORMAT_VERSION: u32 = 1;
+pub const FORMAT_VERSION: u32 = 2;
 /// The trained blocks.
 pub const TRAINED_FILE: &str = "trained.safetensors";
 /// The optimizer's moments.
@@ -36,7 +37,7 @@ const MAX_STATE_BYTES: u64 = 64 << 20;
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct State {
-    /// [`FORMAT_VERSION`] of the writer.
+    /// The oldest version that has all of this: 1, or 2 for a ring that stands on others.
     pub format_version: u32,
     /// Updates made: the position in the schedule, and in the bias correction.
     pub step: u64,
@@ -52,10 +53,20 @@ pub struct State {
     pub stream: StreamState,
     /// The base.
     pub base: BaseReference,
+    /// The rings within the one that is trained, from the innermost out; empty where it is the first.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub rings: Vec<RingReference>,
     /// Fingerprint of the tokenizer.
     pub tokenizer: String,
     /// [`crate::recipe::Recipe::fingerprint`] of the recipe.
     pub recipe: String,
+}
+
+impl State {
+    /// What was trained stands on.
+    pub fn standing(&self) -> Standing {
+        Standing { base: self.base.clone(), rings: self.rings.clone() }
+    }
 }
 
 /// Writes a checkpoint to the new folder `path`, atomically.
@@ -68,7 +79,7 @@ pub fn save(path: &Path, state: &State, parameters: &[Parameter], moments: &[Par
             FileMetadata::from([
                 ("format".into(), "pt".into()),
                 ("treering.kind".into(), kind.into()),
-                ("treering.format_version".into(), FORMAT_VERSION.to_string()),
+                ("treering.format_version".into(), state.format_version.to_string()),
                 ("treering.step".into(), state.step.to_string()),
             ])
         };

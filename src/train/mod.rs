@@ -6,7 +6,7 @@
 //! 4. [`trainer`]: the loop, on one page.
 //! 5. [`metrics`], [`observe`], [`tensorboard`], [`environment`]: what a run writes down.
 //! 6. [`checkpoint`] and [`run_folder`]: what it needs to go on, and where that is.
-//! 7. [`build`]: from a recipe or a run to a model.
+//! 7. [`foundation`]: what a ring stands on; [`build`]: from a recipe or a run to a model.
 //! 8. [`measure`]: the held-out corpora of a recipe, measured as it says.
 //! 9. [`session`]: all of it together, from a recipe to a finished run.
 
@@ -14,6 +14,7 @@ pub mod build;
 pub mod checkpoint;
 pub mod config;
 pub mod environment;
+pub mod foundation;
 pub mod measure;
 pub mod metrics;
 pub mod observe;
@@ -25,5 +26,6 @@ pub mod tensorboard;
 pub mod trainer;
 
 pub use config::TrainConfig;
+pub use foundation::Foundation;
 pub use run_folder::RunFolder;
 pub use trainer::{Hooks, Outcome, Trainer};

@@ -6,15 +6,14 @@ use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::time::Duration;
 
 use super::build;
+use super::foundation::Foundation;
 use super::measure::Suite;
 use super::metrics::{EvalRecord, Record, TrainRecord};
 use super::run_folder::RunFolder;
 use super::trainer::{Hooks, Outcome, Trainer};
-use crate::checkpoint::BaseCheckpoint;
 use crate::data::{Encode, Encoder, Progress, TrainStream};
 use crate::error::{Error, Result};
 use crate::eval::leading_token;
-use crate::grow::file::BaseReference;
 use crate::model::Model;
 use crate::recipe::Recipe;
 
@@ -48,13 +47,13 @@ pub enum Event<'a> {
     Evaluation(&'a EvalRecord),
 }
 
-/// Trains as `recipe` says on `base` into the folder `out`, and tells `watch`. When `stop` becomes true, the step is finished and saved.
+/// Trains as `recipe` says on what [`Foundation::open`] found at its `model.path` into the folder `out`, and tells `watch`. When `stop` becomes true, the step is finished and saved.
 ///
 /// # Errors
 /// Whatever is wrong with the recipe, the base, a corpus or the folder, before anything is trained; then as [`Trainer::run`].
 pub fn train(
     recipe: Recipe,
-    base: &BaseCheckpoint,
+    foundation: Foundation,
     out: &Path,
     start: Start,
     stop: &AtomicBool,
@@ -63,7 +62,9 @@ pub fn train(
     if start == Start::New {
         RunFolder::refuse_existing(out)?;
     }
+    let base = &foundation.base;
     let recipe = recipe.resolve(base.config())?;
+    Foundation::check_method(base.config(), foundation.rings.len(), &recipe.method(base.config())?)?;
     let tokenizer = base.tokenizer()?;
     let bos = leading_token(&tokenizer)?;
     let encoder = Encoder::new(tokenizer)?;
@@ -75,7 +76,10 @@ pub fn train(
     };
     let stream = TrainStream::new(&recipe.data.stream, Path::new(""), &cache, &encoder, recipe.train.seed, &mut on_corpus)?;
     let suite = Suite::open(&recipe, base, &encoder, bos, &cache, &mut on_corpus)?;
-    let sha256 = base.sha256()?;
+    let mut standing = foundation.standing()?;
+    if foundation.rings.is_empty() {
+        standing.base.path.clone_from(&recipe.model.path);
+    }
 
     let folder = RunFolder::open(out)?;
     let point = match start {
@@ -90,23 +94,24 @@ pub fn train(
     watch(Event::Building(0, 0));
     let model = match &point {
         Some(point) => {
-            build::check_base(&point.state, &point.path, &sha256, &recipe.model.path)?;
+            foundation.check(&point.state, &point.path)?;
             if let Some(started) = RunFolder::recipe(out)? {
                 started.check_resumable(&recipe, point.state.step)?;
             }
-            let model = build::restore(&recipe, base, &point.path)?;
+            let model = build::restore(&recipe, &foundation, &point.path)?;
             for path in folder.set_aside_newer(point.state.step)? {
                 watch(Event::SetAside(&path));
             }
             model
         }
-        None => build_watched(&recipe, base, &check_stop, watch)?,
+        None => build_watched(&recipe, &foundation, &check_stop, watch)?,
     };
+    // The values of the rings within are in the model now.
+    drop(foundation);
     check_stop()?;
 
     let steps = recipe.train.schedule.steps;
-    let reference = BaseReference { path: recipe.model.path.clone(), sha256 };
-    let mut trainer = Trainer::new(recipe, model, stream, folder, reference, encoder.fingerprint(), point.as_ref())?;
+    let mut trainer = Trainer::new(recipe, model, stream, folder, standing, encoder.fingerprint(), point.as_ref())?;
     watch(Event::Begin(point.as_ref().map_or(0, |point| point.state.step), steps));
     let watch = RefCell::new(watch);
     let mut hooks = Hooks {
@@ -134,7 +139,7 @@ pub fn train(
 /// [`build::start`] on a thread of its own, so that it can be watched and stopped.
 fn build_watched(
     recipe: &Recipe,
-    base: &BaseCheckpoint,
+    foundation: &Foundation,
     check_stop: &(dyn Fn() -> Result<()> + Sync),
     watch: &mut dyn FnMut(Event),
 ) -> Result<Model> {
@@ -145,7 +150,7 @@ fn build_watched(
         check_stop()
     };
     std::thread::scope(|scope| {
-        let building = scope.spawn(|| build::start(recipe, base, &note));
+        let building = scope.spawn(|| build::start(recipe, foundation, &note));
         while !building.is_finished() {
             watch(Event::Building(done.load(Ordering::Relaxed), total.load(Ordering::Relaxed)));
             std::thread::park_timeout(Duration::from_millis(20));

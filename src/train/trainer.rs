@@ -11,7 +11,8 @@ use super::optimizer::{Optimizer, first_not_finite, gradient_norm};
 use super::run_folder::{ResumePoint, RunFolder};
 use crate::data::{Batch, TrainStream};
 use crate::error::{Error, Result};
-use crate::grow::file::BaseReference;
+use crate::grow::file::format_version;
+use crate::grow::ring::Standing;
 use crate::model::{Block, Gradients, Model};
 use crate::recipe::Recipe;
 
@@ -55,7 +56,7 @@ pub struct Trainer {
     blocks: Vec<Block>,
     folder: RunFolder,
     metrics: Metrics,
-    base: BaseReference,
+    standing: Standing,
     tokenizer: String,
     step: u64,
     /// Whether this step is still to be measured.
@@ -66,7 +67,7 @@ pub struct Trainer {
 }
 
 impl Trainer {
-    /// Puts a run together: `recipe` resolved, `model` of [`super::build`], `stream` at its beginning. `resume` is where to go on;
+    /// Puts a run together: `recipe` resolved, `model` of [`super::build`], which stands on `standing`, `stream` at its beginning. `resume` is where to go on;
     /// the model must then be the one restored from there.
     ///
     /// # Errors
@@ -76,7 +77,7 @@ impl Trainer {
         model: Model,
         mut stream: TrainStream,
         folder: RunFolder,
-        base: BaseReference,
+        standing: Standing,
         tokenizer: String,
         resume: Option<&ResumePoint>,
     ) -> Result<Self> {
@@ -107,7 +108,7 @@ impl Trainer {
             blocks,
             folder,
             metrics,
-            base,
+            standing,
             tokenizer,
             step,
             evaluation_due,
@@ -256,14 +257,15 @@ impl Trainer {
         }
         let train = &self.recipe.train;
         let state = State {
-            format_version: checkpoint::FORMAT_VERSION,
+            format_version: format_version(&self.standing.rings),
             step: self.step,
             tokens: self.tokens,
             wall_seconds: self.wall_seconds,
             evaluation_due: self.evaluation_due,
             learning_rate_factor: train.schedule.factor(self.step.saturating_sub(1)),
             stream: self.stream.state(),
-            base: self.base.clone(),
+            base: self.standing.base.clone(),
+            rings: self.standing.rings.clone(),
             tokenizer: self.tokenizer.clone(),
             recipe: self.recipe.fingerprint(),
         };

@@ -18,7 +18,7 @@ use treering::recipe::Recipe;
 use treering::tokenizer::Tokenizer;
 use treering::train::metrics::{self, METRICS_FILE, Record};
 use treering::train::session::{self, Event, Start};
-use treering::train::{Outcome, RunFolder};
+use treering::train::{Foundation, Outcome, RunFolder};
 
 const WORDS: usize = 48;
 
@@ -100,9 +100,9 @@ impl World {
     ) -> Result<Outcome> {
         let set: Vec<String> = set.iter().map(ToString::to_string).collect();
         let recipe = Recipe::load(self.path(&format!("{kind}.toml")), &set).unwrap();
-        let base = BaseCheckpoint::open(self.path("base")).unwrap();
+        let foundation = Foundation::open(&recipe.model.path).unwrap();
         let stop = AtomicBool::new(false);
-        session::train(recipe, &base, &self.path(out), start, &stop, &mut |event| {
+        session::train(recipe, foundation, &self.path(out), start, &stop, &mut |event| {
             if stop_at(&event) {
                 stop.store(true, Ordering::Relaxed);
             }

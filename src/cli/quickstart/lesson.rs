@@ -4,17 +4,15 @@ use std::cell::RefCell;
 use std::path::Path;
 use std::sync::atomic::{AtomicBool, Ordering};
 
-use treering::checkpoint::BaseCheckpoint;
 use treering::data::biography::QuestionSet;
 use treering::data::{Encode, Encoder, Progress, TrainStream};
 use treering::eval::{Question, QuestionResult, leading_token, questions};
-use treering::grow::file::BaseReference;
 use treering::model::{Model, Parameter};
 use treering::recipe::Recipe;
 use treering::route::Router;
 use treering::train::measure::Suite;
 use treering::train::metrics::Record;
-use treering::train::{Hooks, Outcome, RunFolder, Trainer, build, trainer};
+use treering::train::{Foundation, Hooks, Outcome, RunFolder, Trainer, build, trainer};
 use treering::{Error, Result};
 
 use super::world::{SEQUENCE_LENGTH, World};
@@ -66,7 +64,8 @@ impl<'a> Lesson<'a> {
             }
         };
         let recipe = Recipe::load(self.world.recipe(self.name), &[])?;
-        let base = BaseCheckpoint::open(&recipe.model.path)?;
+        let foundation = Foundation::open(&recipe.model.path)?;
+        let base = &foundation.base;
         let recipe = recipe.resolve(base.config())?;
         let tokenizer = base.tokenizer()?;
         let leading = leading_token(&tokenizer)?;
@@ -74,7 +73,7 @@ impl<'a> Lesson<'a> {
         let mut on_tokens = |_: &Progress| check_stop();
         let cache = self.world.out.join("runs").join("token-cache");
         let stream = TrainStream::new(&recipe.data.stream, Path::new(""), &cache, &encoder, recipe.train.seed, &mut on_tokens)?;
-        let suite = Suite::open(&recipe, &base, &encoder, leading, &cache, &mut on_tokens)?;
+        let suite = Suite::open(&recipe, base, &encoder, leading, &cache, &mut on_tokens)?;
         let asked = [self.world.old.clone(), self.world.new.clone()].map(|range| -> Result<Vec<Question>> {
             let set = QuestionSet::new(&self.world.people, range, &encoder, SEQUENCE_LENGTH)?;
             let split = |q: &treering::data::biography::Question| {
@@ -88,10 +87,10 @@ impl<'a> Lesson<'a> {
 
         let out = self.world.out.join("runs").join(self.name);
         let folder = RunFolder::open(&out)?;
-        let model = build::start(&recipe, &base, &|_, _| Ok(()))?;
+        let model = build::start(&recipe, &foundation, &|_, _| Ok(()))?;
         let steps = recipe.train.schedule.steps;
-        let reference = BaseReference { path: recipe.model.path.clone(), sha256: base.sha256()? };
-        let mut trainer = Trainer::new(recipe, model, stream, folder, reference, encoder.fingerprint(), None)?;
+        let standing = foundation.standing()?;
+        let mut trainer = Trainer::new(recipe, model, stream, folder, standing, encoder.fingerprint(), None)?;
         display.borrow_mut().training_at(0, steps);
         let answers = &mut self.answers;
         let evaluate = |model: &Model, step: u64| {

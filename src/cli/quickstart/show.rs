@@ -144,7 +144,7 @@ impl Results {
                 once(row.method.clone()),
                 match row.head {
                     Speaker::Head(Head::Base) => "only one".into(),
-                    Speaker::Head(head) => head_name(head).into(),
+                    Speaker::Head(head) => head_name(head),
                     Speaker::Router(router) => format!("routed by {router}"),
                 },
                 cell(|s| s.old_people),

@@ -4,9 +4,9 @@ use crate::baseline::{Baseline, Method, Part};
 use crate::checkpoint::Config;
 use crate::checkpoint::names::Projection;
 use crate::grow::layout;
-use crate::grow::sizes::{Growth, Module};
+use crate::grow::sizes::{Growth, Module, Sizes};
 use crate::model::Block;
-use crate::model::build::projection_shape;
+use crate::model::build::{added_shape, projection_shape};
 
 /// One matrix product of a layer, for one token.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -48,20 +48,29 @@ pub(super) struct Stream {
 pub(super) struct Layer {
     pub products: Vec<Product>,
     pub base: Stream,
-    pub expansion: Option<Stream>,
+    /// The rings' streams, from the innermost out.
+    pub rings: Vec<Stream>,
+}
+
+impl Layer {
+    /// All streams.
+    pub fn streams(&self) -> impl Iterator<Item = &Stream> {
+        std::iter::once(&self.base).chain(&self.rings)
+    }
 }
 
 /// Follows the gradients through every layer. Under an expansion the base stream carries one only from the first trained W12 on, and the
-/// expansion stream everywhere, because its embedding is trained; under a baseline the one stream carries one from the first trained parameter on.
-pub(super) fn layers(config: &Config, method: &Method) -> Vec<Layer> {
+/// expansion stream everywhere, because its embedding is trained, and the streams of rings within nowhere; under a baseline the one stream carries one from the first trained parameter on.
+pub(super) fn layers(config: &Config, rings: &[Growth], method: &Method) -> Vec<Layer> {
     match method {
-        Method::Expansion(growth) => widened(config, growth),
+        Method::Expansion(growth) => widened(config, rings, growth),
         Method::Baseline(baseline) => plain(config, baseline),
     }
 }
 
-fn widened(config: &Config, growth: &Growth) -> Vec<Layer> {
+fn widened(config: &Config, inner: &[Growth], growth: &Growth) -> Vec<Layer> {
     let mut live = false;
+    let added = |sizes, projection| added_shape(config, sizes, projection).map(|n| n as u64);
     (0..config.num_hidden_layers)
         .map(|layer| {
             let trains = |module| growth.placement.trains(layer, module);
@@ -71,9 +80,21 @@ fn widened(config: &Config, growth: &Growth) -> Vec<Layer> {
             live = ffn;
             let mut products = Vec::new();
             for projection in Projection::ALL {
-                let [out, width] = projection_shape(config, projection);
+                let base_shape = projection_shape(config, projection).map(|n| n as u64);
                 let live_input = input_is_live(projection, entry, attention, attention, ffn);
-                products.push(Product { block: Block::Base, values: (out * width) as u64, trained: false, live_input });
+                products.push(Product { block: Block::Base, values: base_shape[0] * base_shape[1], trained: false, live_input });
+                let rows = added(&growth.sizes, projection)[0];
+                for (index, ring) in inner.iter().enumerate() {
+                    let [out, width] = added(&ring.sizes, projection);
+                    let within: u64 = inner[..=index].iter().map(|ring| added(&ring.sizes, projection)[1]).sum();
+                    let mut push = |block, values, trained| products.push(Product { block, values, trained, live_input: false });
+                    push(Block::BaseToExpansion, base_shape[1] * out, false);
+                    push(Block::ExpansionToExpansion, within * out, false);
+                    if ring.placement.trains(layer, projection.module()) {
+                        push(Block::ExpansionToBase, base_shape[0] * width, false);
+                    }
+                    push(Block::BaseToExpansion, rows * width, true);
+                }
                 for block in layout::widened_blocks(growth, layer, projection) {
                     let [out, width] = layout::block_shape(config, &growth.sizes, projection, block);
                     let live_input = block != Block::BaseToExpansion || live_input;
@@ -81,20 +102,16 @@ fn widened(config: &Config, growth: &Growth) -> Vec<Layer> {
                 }
             }
             let base = Stream { live: [entry, attention, ffn], live_attention: attention, live_ffn: ffn, ..stream(config) };
-            let sizes = &growth.sizes;
-            let expansion = Stream {
-                hidden: sizes.hidden_size as u64,
-                query: (sizes.num_attention_heads * config.head_dim) as u64,
-                key_value: (sizes.num_key_value_heads * config.head_dim) as u64,
-                heads: sizes.num_attention_heads as u64,
-                ffn: sizes.intermediate_size as u64,
-                live: [true; 3],
-                live_attention: true,
-                live_ffn: true,
-                ..stream(config)
+            let of_ring = |growth: &Growth, live: bool| Stream {
+                live: [live; 3],
+                live_attention: live,
+                live_ffn: live,
+                ..ring(config, &growth.sizes)
             };
-            let expansion = Stream { inputs: all_inputs(&expansion), ..expansion };
-            Layer { products, base: Stream { inputs: all_inputs(&base), ..base }, expansion: Some(expansion) }
+            let streams = inner.iter().map(|ring| of_ring(ring, false)).chain([of_ring(growth, true)]);
+            // All of them are inputs of trained matrices.
+            let read = |stream: Stream| Stream { inputs: all_inputs(&stream), ..stream };
+            Layer { products, base: read(base), rings: streams.map(read).collect() }
         })
         .collect()
 }
@@ -141,7 +158,7 @@ fn plain(config: &Config, baseline: &Baseline) -> Vec<Layer> {
             // A trained final norm needs the head's gradient whatever lies below it.
             let out = live || (layer + 1 == model.num_hidden_layers && baseline.trains(config, Part::Norm));
             let base = Stream { live: [entry, middle, out], live_attention: attention, live_ffn: ffn, inputs, ..widths };
-            Layer { products, base, expansion: None }
+            Layer { products, base, rings: Vec::new() }
         })
         .collect()
 }
@@ -169,6 +186,18 @@ fn stream(config: &Config) -> Stream {
         live_attention: false,
         live_ffn: false,
         inputs: 0,
+    }
+}
+
+/// A ring's stream where nothing is trained.
+fn ring(config: &Config, sizes: &Sizes) -> Stream {
+    Stream {
+        hidden: sizes.hidden_size as u64,
+        query: (sizes.num_attention_heads * config.head_dim) as u64,
+        key_value: (sizes.num_key_value_heads * config.head_dim) as u64,
+        heads: sizes.num_attention_heads as u64,
+        ffn: sizes.intermediate_size as u64,
+        ..stream(config)
     }
 }
 

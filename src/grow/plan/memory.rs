@@ -41,9 +41,11 @@ impl Memory {
     pub(super) fn estimate(request: &Request<'_>, layers: &[Layer], frozen: u64, trained: u64) -> Self {
         let tokens = (request.batch_size * request.sequence_length) as u64;
         let product = product_bytes(request.precision);
-        let frozen_weights = frozen * product;
-        let kept = |layer: &Layer| streams(layer).map(|s| kept_bytes(s, product)).sum::<u64>();
-        let widths: u64 = layers.first().map_or(0, |layer| streams(layer).map(|s| s.hidden).sum());
+        // The embeddings of rings within are looked up and stay f32.
+        let tables: u64 = request.rings.iter().map(|ring| (request.config.vocab_size * ring.sizes.hidden_size) as u64).sum();
+        let frozen_weights = frozen * product + tables * (F32 - product);
+        let kept = |layer: &Layer| layer.streams().map(|s| kept_bytes(s, product)).sum::<u64>();
+        let widths: u64 = layers.first().map_or(0, |layer| layer.streams().map(|s| s.hidden).sum());
         let activations = tokens
             * if request.recompute {
                 // Every layer's inputs, and all of the one layer that is being run again.
@@ -84,10 +86,6 @@ fn product_bytes(precision: Precision) -> u64 {
     }
 }
 
-fn streams(layer: &Layer) -> impl Iterator<Item = &Stream> {
-    [Some(&layer.base), layer.expansion.as_ref()].into_iter().flatten()
-}
-
 /// Bytes that one stream of one layer keeps for each token.
 fn kept_bytes(stream: &Stream, product: u64) -> u64 {
     let &Stream { hidden, query, key_value, heads, ffn, live, live_attention, live_ffn, inputs } = stream;
@@ -105,7 +103,7 @@ fn workspace_bytes(request: &Request<'_>, layers: &[Layer], tokens: u64, product
     let config = request.config;
     let vocab = config.vocab_size as u64;
     // A residual stream in and out, its norm, and gate, up and their product.
-    let layer = tokens * streams(last).map(|s| (3 * s.hidden + 3 * s.ffn) * F32).sum::<u64>();
+    let layer = tokens * last.streams().map(|s| (3 * s.hidden + 3 * s.ffn) * F32).sum::<u64>();
     let of_base = if request.trains_head() { config.hidden_size } else { 0 };
     let of_expansion = request.method.growth().map_or(0, |growth| growth.sizes.hidden_size);
     let logits = tokens.min(chunk_rows(of_base + of_expansion) as u64) * vocab * F32;
@@ -113,6 +111,6 @@ fn workspace_bytes(request: &Request<'_>, layers: &[Layer], tokens: u64, product
     let base_turned = u64::from(last.base.live[2]) + u64::from(request.trains_head());
     let expansion = request.method.growth().map_or(0, |growth| 2 * growth.sizes.hidden_size as u64);
     let head = vocab * (base_turned * config.hidden_size as u64 + expansion) * product;
-    let seeds = tokens * streams(last).filter(|s| s.live[2]).map(|s| s.hidden * F32).sum::<u64>();
+    let seeds = tokens * last.streams().filter(|s| s.live[2]).map(|s| s.hidden * F32).sum::<u64>();
     layer + logits + head + seeds
 }

@@ -28,6 +28,8 @@ const MAX_TOKENS: usize = 1 << 32;
 pub struct Request<'a> {
     /// The base.
     pub config: &'a Config,
+    /// What the rings around it added, which are frozen; empty for a plain base.
+    pub rings: &'a [Growth],
     /// What is trained.
     pub method: &'a Method,
     /// Arithmetic of the matrix products.
@@ -76,6 +78,9 @@ pub struct Plan {
     pub method: &'static str,
     /// What is added to the base, where anything is.
     pub growth: Option<Growth>,
+    /// What the rings within had added, which are frozen; absent where there are none.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub rings: Vec<Growth>,
     /// What of the base, or which adapters, are trained where nothing is added to its width; `None` under `full` too.
     pub baseline: Option<Baseline>,
     /// Arithmetic of the matrix products.
@@ -104,10 +109,16 @@ impl Plan {
     /// # Errors
     /// [`Error::Usage`] where the growth does not fit the base or the batch is empty or beyond counting.
     pub fn new(request: &Request<'_>) -> Result<Self> {
-        let Request { config, method, batch_size, sequence_length, .. } = *request;
+        let Request { config, rings, method, batch_size, sequence_length, .. } = *request;
         config.validate()?;
         match method {
-            Method::Expansion(growth) => growth.validate(config)?,
+            Method::Expansion(growth) => {
+                growth.validate(config)?;
+                growth.placement.check_ring(config, rings.len())?;
+            }
+            Method::Baseline(baseline) if !rings.is_empty() => {
+                return Err(Error::usage(format!("`{}` trains a plain model, and this one was widened", baseline.as_str())));
+            }
             Method::Baseline(baseline) => baseline.validate(config)?,
         }
         match batch_size.checked_mul(sequence_length) {
@@ -118,13 +129,14 @@ impl Plan {
                 )));
             }
         }
-        let blocks = block_counts(config, method)?;
-        let flow = flow::layers(config, method);
+        let blocks = block_counts(config, rings, method)?;
+        let flow = flow::layers(config, rings, method);
         let (frozen, trained) = blocks.iter().fold((0, 0), |(frozen, trained), b| (frozen + b.frozen, trained + b.trained));
         Ok(Self {
             format_version: FORMAT_VERSION,
             method: request.method(),
             growth: method.growth().cloned(),
+            rings: rings.to_vec(),
             baseline: method.baseline().filter(|&b| *b != Baseline::Full).cloned(),
             dtype: request.precision,
             batch_size,
@@ -139,20 +151,23 @@ impl Plan {
     }
 }
 
-fn block_counts(config: &Config, method: &Method) -> Result<Vec<BlockCount>> {
+fn block_counts(config: &Config, rings: &[Growth], method: &Method) -> Result<Vec<BlockCount>> {
     let sum = |expected: &[Expected], block: Block| -> Result<u64> {
         expected.iter().filter(|e| e.block == block).try_fold(0, |sum, e| Ok(sum + e.count()? as u64))
     };
+    let sizes: Vec<_> = rings.iter().map(|growth| growth.sizes).collect();
+    let inner: Vec<Expected> =
+        rings.iter().enumerate().flat_map(|(index, growth)| layout::ring_parameters(config, &sizes[..index], growth)).collect();
     let (all, expected) = match method {
-        Method::Expansion(growth) => (config.parameter_count(), layout::expansion_parameters(config, growth)),
+        Method::Expansion(growth) => (config.parameter_count(), layout::ring_parameters(config, &sizes, growth)),
         Method::Baseline(baseline) => (baseline.model_config(config).parameter_count(), baseline.parameters(config)),
     };
     let trained = sum(&expected, Block::Base)?;
     let mut counts = vec![BlockCount { block: Block::Base, frozen: all - trained, trained }];
     for block in Block::ALL.into_iter().filter(|&b| b != Block::Base) {
-        let trained = sum(&expected, block)?;
-        if trained > 0 {
-            counts.push(BlockCount { block, frozen: 0, trained });
+        let (frozen, trained) = (sum(&inner, block)?, sum(&expected, block)?);
+        if frozen + trained > 0 {
+            counts.push(BlockCount { block, frozen, trained });
         }
     }
     Ok(counts)

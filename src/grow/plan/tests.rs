@@ -24,7 +24,7 @@ fn plan(growth: Option<&Growth>, precision: Precision, recompute: bool) -> Plan 
 }
 
 fn plan_of(method: &Method, precision: Precision, recompute: bool) -> Plan {
-    Plan::new(&Request { config: &smol(), method, precision, batch_size: 4, sequence_length: 256, recompute }).unwrap()
+    Plan::new(&Request { config: &smol(), rings: &[], method, precision, batch_size: 4, sequence_length: 256, recompute }).unwrap()
 }
 
 fn trained(plan: &Plan, block: Block) -> u64 {
@@ -119,6 +119,43 @@ fn the_costs_of_the_baselines_are_those_of_the_table() {
 }
 
 #[test]
+fn a_further_ring_counts_the_rings_within_as_frozen_and_reads_them() {
+    let config = smol();
+    let (first, ring) = (growth(15, &Module::ALL), growth(30, &[]));
+    let rings = [first.clone(), ring.clone()];
+    let of = |rings: &[Growth], growth: &Growth| {
+        let method = method(Some(growth));
+        let (batch_size, sequence_length) = (4, 256);
+        Plan::new(&Request {
+            config: &config,
+            rings,
+            method: &method,
+            precision: Precision::Bf16,
+            batch_size,
+            sequence_length,
+            recompute: false,
+        })
+    };
+    let (one, second, third) = (of(&[], &first).unwrap(), of(&rings[..1], &ring).unwrap(), of(&rings, &ring).unwrap());
+    assert_eq!(second.frozen_parameters, one.frozen_parameters + one.trained_parameters);
+    assert_eq!(third.frozen_parameters, second.frozen_parameters + second.trained_parameters);
+    let values: usize = layout::ring_parameters(&config, &[ring.sizes; 2], &ring).iter().map(|e| e.count().unwrap()).sum();
+    assert_eq!(third.trained_parameters, values as u64);
+    assert!(third.trained_parameters > second.trained_parameters, "it reads from one ring more");
+    // No gradient passes through anything frozen: a ring costs its own blocks twice or thrice, and what is frozen once.
+    let (e21, e22) = (trained(&third, Block::BaseToExpansion), trained(&third, Block::ExpansionToExpansion));
+    let matrices = |plan: &Plan| {
+        [Block::BaseToExpansion, Block::ExpansionToExpansion, Block::ExpansionToBase].map(|b| trained(plan, b)).iter().sum::<u64>()
+    };
+    assert_eq!(third.flops_per_token.table, 2 * (N + matrices(&one) + matrices(&second)) + 4 * e21 + 6 * e22);
+    assert_eq!(third.flops_per_token.table, third.flops_per_token.forward.layers + third.flops_per_token.backward.layers);
+    assert!(of(&rings, &first).unwrap_err().to_string().contains("ring 3 cannot train expansion_to_base"));
+    let (method, precision) = (method(None), Precision::F32);
+    let full = Request { config: &config, rings: &rings, method: &method, precision, batch_size: 1, sequence_length: 8, recompute: false };
+    assert!(Plan::new(&full).unwrap_err().to_string().contains("`full` trains a plain model"));
+}
+
+#[test]
 fn memory_falls_with_recompute_bf16_and_preserved_layers() {
     let preserve = growth(30, &[]);
     let adapt = growth(15, &[Module::Attention]);
@@ -150,6 +187,7 @@ fn attention_grows_with_the_window_and_layers_do_not() {
     let at = |sequence_length| {
         let request = Request {
             config: &config,
+            rings: &[],
             method: &Method::Expansion(growth.clone()),
             precision: Precision::Bf16,
             batch_size: 1,
@@ -171,8 +209,15 @@ fn an_empty_or_endless_batch_is_refused() {
     for (batch_size, sequence_length) in [(0, 1), (1, 0), (usize::MAX, 2), (1 << 20, 1 << 20)] {
         let config = smol();
         let method = method(None);
-        let request =
-            Request { config: &config, method: &method, precision: Precision::F32, batch_size, sequence_length, recompute: false };
+        let request = Request {
+            config: &config,
+            rings: &[],
+            method: &method,
+            precision: Precision::F32,
+            batch_size,
+            sequence_length,
+            recompute: false,
+        };
         assert!(matches!(Plan::new(&request), Err(Error::Usage(_))), "{batch_size} × {sequence_length}");
     }
 }

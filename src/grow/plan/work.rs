@@ -37,7 +37,7 @@ pub struct Flops {
     pub recomputed: Work,
     /// Everything.
     pub total: u64,
-    /// `forward.layers + backward.layers` by the method's cost table, `2N + 4·E21 + 6·E22` and so on: without the head, the attention scores,
+    /// `forward.layers + backward.layers` by the method's cost table, `2N + 4·E21 + 6·E22` and so on, frozen rings counted as N is: without the head, the attention scores,
     /// the second pass of `recompute`, and the gradient that W21 hands down to a base stream that carries one.
     ///
     /// # Paper
@@ -59,7 +59,7 @@ impl Flops {
                 backward.layers += input + weight;
                 table += once + weight + if product.block == Block::BaseToExpansion { 0 } else { input };
             }
-            for stream in [Some(&layer.base), layer.expansion.as_ref()].into_iter().flatten() {
+            for stream in layer.streams() {
                 let once = attention(stream, request.sequence_length as u64);
                 forward.attention += once;
                 // Five products rather than two: the scores again, then the gradients of values, weights, queries and keys.
@@ -74,6 +74,9 @@ impl Flops {
             backward.head += (u64::from(trained) + u64::from(live)) * once;
         };
         head(request.config.hidden_size as u64, request.trains_head(), base_live);
+        for ring in request.rings {
+            head(ring.sizes.hidden_size as u64, false, false);
+        }
         if let Some(growth) = request.method.growth() {
             head(growth.sizes.hidden_size as u64, true, true);
         }

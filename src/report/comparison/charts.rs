@@ -254,6 +254,8 @@ impl Comparison {
                 };
                 let points: Vec<Point> = run.evaluations.iter().filter_map(point).collect();
                 let preservation = head == "preservation";
+                // What a ring within says does not change either.
+                let dashed = preservation || head.starts_with("ring-");
                 if points.is_empty() {
                     continue;
                 }
@@ -262,7 +264,7 @@ impl Comparison {
                     continue;
                 }
                 let name = if head == "base" { run.name.clone() } else { format!("{}, {head} head", run.name) };
-                series.push(Series { name, style: index + 1, dashed: preservation, joined: true, points });
+                series.push(Series { name, style: index + 1, dashed, joined: true, points });
             }
         }
         (series, count)

@@ -1,6 +1,6 @@
 //! One run, as far as its folder tells: finished, stopped or still going.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::fs::File;
 use std::io::Read;
 use std::path::Path;
@@ -8,14 +8,12 @@ use std::path::Path;
 use serde::Serialize;
 
 use crate::error::{Error, IoContext, Result};
+use crate::model::Head;
 use crate::report::axis::group_thousands;
 use crate::train::RunFolder;
 use crate::train::checkpoint::TRAINED_FILE;
 use crate::train::metrics::{EvalRecord, METRICS_FILE, Record, TrainRecord, read};
 use crate::train::observe::{LARGEST_NORM, MEAN_NORM, NORM_PREFIX};
-
-/// The heads that tables show first, in their order; others follow by name.
-const HEADS: [&str; 3] = ["base", "preservation", "adaptation"];
 
 /// Stretches into which the steps are drawn together for the curves of loss and speed.
 const STRETCHES: usize = 24;
@@ -92,7 +90,7 @@ pub struct Norms {
 /// Forgetting and learning of one head; each the geometric mean of the perplexities on the corpora of its group, so that none of them outweighs the others.
 #[derive(Debug, Clone, PartialEq, Serialize)]
 pub struct HeadPerplexity {
-    /// `base`, `preservation` or `adaptation`.
+    /// `base`, `preservation`, `ring-1` …, `adaptation`, or a router.
     pub head: String,
     /// On the corpora that are not to be forgotten; absent where none was measured.
     pub forgetting: Option<f64>,
@@ -227,16 +225,16 @@ fn heads(values: &BTreeMap<String, Option<f64>>) -> Vec<HeadPerplexity> {
             logs => Some((logs.iter().sum::<f64>() / logs.len() as f64).exp()),
         }
     };
-    let known: Vec<(&str, BTreeMap<String, f64>)> = HEADS.into_iter().filter_map(|head| Some((head, corpora.remove(head)?))).collect();
+    // Heads in the order of the model, then routers by name.
+    let rings: BTreeSet<usize> =
+        corpora.keys().filter_map(|name| if let Ok(Head::Ring(n)) = name.parse() { Some(n) } else { None }).collect();
+    let rings = rings.into_iter().map(Head::Ring);
+    let heads = [Head::Base, Head::Preservation].into_iter().chain(rings).chain([Head::Adaptation]).map(|head| head.to_string());
+    let known: Vec<(String, BTreeMap<String, f64>)> = heads.filter_map(|head| corpora.remove(head.as_str()).map(|of| (head, of))).collect();
     known
         .into_iter()
-        .chain(corpora)
-        .map(|(head, corpora)| HeadPerplexity {
-            head: head.into(),
-            forgetting: mean(&corpora, "forget/"),
-            learning: mean(&corpora, "learn/"),
-            corpora,
-        })
+        .chain(corpora.into_iter().map(|(router, of)| (router.to_owned(), of)))
+        .map(|(head, corpora)| HeadPerplexity { head, forgetting: mean(&corpora, "forget/"), learning: mean(&corpora, "learn/"), corpora })
         .collect()
 }
 
