@@ -186,7 +186,7 @@ impl Model {
             },
             _ => Adapters { scaling: 1.0, dropout: None },
         };
-        Ok(Self { config: c, precision, embed_tokens, layers, norm, lm_head, rope, parameters, expansion: None, adapters })
+        Ok(Self { config: c, precision, embed_tokens, layers, norm, lm_head, rope, parameters, expansion: None, adapters, beside: None })
     }
 
     /// Gives every trained parameter the value of the one of its name, as a checkpoint holds it.

@@ -114,6 +114,8 @@ pub struct Model {
     parameters: Vec<Parameter>,
     expansion: Option<Expansion>,
     adapters: Adapters,
+    /// A base that speaks beside this model as its preservation head, see [`Model::beside`].
+    beside: Option<Box<Model>>,
 }
 
 impl Model {
@@ -132,9 +134,32 @@ impl Model {
         self.expansion.as_ref().map(|e| &e.growth)
     }
 
-    /// The heads this model has: `[Base]`, or `[Preservation, Adaptation]` once widened.
+    /// The heads this model has: `[Base]`, or `[Preservation, Adaptation]` once widened or put [beside](Model::beside) its base.
     pub fn heads(&self) -> &'static [Head] {
-        if self.expansion.is_some() { &[Head::Preservation, Head::Adaptation] } else { &[Head::Base] }
+        if self.expansion.is_some() || self.beside.is_some() { &[Head::Preservation, Head::Adaptation] } else { &[Head::Base] }
+    }
+
+    /// The pair of this model, a fine-tuned copy of `base`, and `base` itself: both are computed for every token, the base is the preservation
+    /// head and this model the adaptation head. It is asked and measured like a widened model, and not trained.
+    ///
+    /// # Errors
+    /// [`Error::Usage`] where this model has two heads already, the base has, or their vocabularies, contexts or arithmetic differ.
+    pub fn beside(mut self, base: Self) -> Result<Self> {
+        if self.heads().len() > 1 || base.heads().len() > 1 || !base.parameters.is_empty() {
+            return Err(Error::usage("a pair is made of two plain models, the first fine-tuned from the second, which is frozen"));
+        }
+        let ours = [self.config.vocab_size, self.rope.positions()];
+        let theirs = [base.config.vocab_size, base.rope.positions()];
+        for ((what, ours), theirs) in ["vocab_size", "context (max_position_embeddings)"].into_iter().zip(ours).zip(theirs) {
+            if ours != theirs {
+                return Err(Error::usage(format!("a pair needs models of one {what}: {ours} here, {theirs} in the base")));
+            }
+        }
+        if self.precision != base.precision {
+            return Err(Error::usage("a pair needs models of one arithmetic (dtype)"));
+        }
+        self.beside = Some(Box::new(base));
+        Ok(self)
     }
 
     /// Trained parameters.
@@ -224,7 +249,7 @@ impl Model {
             let of = |x: &Var| x.value().data().to_vec();
             hidden.extend(preserved.as_ref().map(of));
             hidden.push(of(&adapted.0));
-            if self.expansion.is_some() && preserved.is_none() {
+            if self.heads().len() > 1 && preserved.is_none() {
                 hidden.push(of(&adapted.0));
             }
         }
@@ -234,7 +259,7 @@ impl Model {
 
     /// An empty cache for up to `capacity` tokens of one sequence.
     pub fn new_cache(&self, capacity: usize) -> Cache {
-        Cache::new(capacity.min(self.rope.positions()), self.layers.len())
+        Cache::new(capacity.min(self.rope.positions()), self.layers.len().max(self.beside.as_ref().map_or(0, |base| base.layers.len())))
     }
 
     /// Appends `tokens` to the sequence and returns the logits of the last position, `[vocab_size]`, for each head in the order of [`Model::heads`].
@@ -291,9 +316,10 @@ impl Model {
         adapted: Streams,
         read: impl FnOnce(&Tape<'m>, &[Part<'_, 'm>]) -> T,
     ) -> T {
-        let preserved = preserved.map(|x| self.final_norms(tape, (x, None)));
+        let base = self.beside.as_deref().unwrap_or(self);
+        let preserved = preserved.map(|x| base.final_norms(tape, (x, None)));
         let adapted = self.final_norms(tape, adapted);
-        let of_preserved = preserved.as_ref().map(|streams| self.head_products(streams));
+        let of_preserved = preserved.as_ref().map(|streams| base.head_products(streams));
         let of_adapted = self.head_products(&adapted);
         let part = |products, continues| Part { head: head::Head { products }, continues };
         let parts: Vec<Part> = match &of_preserved {
@@ -322,6 +348,15 @@ impl Model {
             }
             let slot = cache.as_mut().map(|c| &mut c.layers[index]);
             adapted = self.layer(tape, index, adapted, sequence, slot);
+        }
+        if let Some(base) = &self.beside {
+            // All of the base is frozen, so it runs on this model's tape; its cache is that of a preserved stream.
+            let mut x = (base.embed(tape, tokens).0, None);
+            for index in 0..base.layers.len() {
+                let slot = cache.as_mut().map(|c| &mut c.preserved[index]);
+                x = base.layer(tape, index, x, sequence, slot);
+            }
+            preserved = Some(x.0);
         }
         (preserved, adapted)
     }

@@ -79,7 +79,7 @@ simd_fn! {
 simd_fn! {
     fn forward_chunk_in_place(gate: &[f32], up: &mut [f32]) {
         for (u, &g) in up.iter_mut().zip(gate) {
-            *u = g * sigmoid(g) * *u;
+            *u *= g * sigmoid(g);
         }
     }
 }
