@@ -20,7 +20,7 @@ h1{font-size:1.6rem;line-height:1.25;margin:8px 0;overflow-wrap:anywhere}h2{font
 .finding{margin:12px 0}p{margin:4px 0}.note,.about{color:var(--soft)}a{color:var(--link)}\
 nav{display:flex;flex-wrap:wrap;gap:4px 16px;margin:8px 0}\
 section{background:var(--card);border:1px solid var(--edge);border-radius:8px;padding:16px;margin:0 0 16px}\
-.panels{display:grid;grid-template-columns:repeat(auto-fill,minmax(min(100%,594px),1fr));gap:16px;align-items:start}\
+.panels{display:grid;grid-template-columns:repeat(auto-fill,minmax(min(100%,594px),1fr));gap:16px;align-items:start;margin:0 0 16px}\
 .panels section{margin:0}\
 .scroll{overflow-x:auto;margin-top:4px}\
 table{border-collapse:collapse;font-variant-numeric:tabular-nums;font-size:.92rem}\
@@ -117,7 +117,7 @@ fn before(out: &mut String, preface: &Preface, comparison: &Comparison) {
     if !preface.panels.is_empty() {
         out.push_str("<div class=\"panels\">\n");
         preface.panels.iter().for_each(|panel| figure(out, panel, comparison));
-        out.push_str("</div>\n<p></p>\n");
+        out.push_str("</div>\n");
     }
 }
 
