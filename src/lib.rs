@@ -14,6 +14,7 @@
 //! 10. [`eval`]: perplexity and representation forgetting.
 //! 11. [`generate`]: sampling with a cache.
 //! 12. [`report`]: tables and plots; [`export`]: plain Llama folders and PEFT adapters.
+//! 13. [`study`]: several runs of one recipe: learning-rate sweeps, and the paper's analyses with its numbers beside ours.
 
 #![deny(missing_docs)]
 
@@ -31,6 +32,7 @@ pub mod ops;
 pub mod recipe;
 pub mod report;
 pub mod route;
+pub mod study;
 pub mod tokenizer;
 pub mod train;
 

@@ -248,7 +248,7 @@ fn generation_routes_and_shows_who_spoke() {
     assert!(note.contains("router adapt: adaptation head 100 %"), "{note}");
 
     let refused = |arguments: &[&str]| failed(&world.treering(arguments), 2);
-    let one_head = "this model has one head, and a router chooses between two";
+    let one_head = "base has one head, and a router chooses between two";
     let corpus = ["--corpus", "a=new.jsonl"];
     assert!(refused(&["generate", "base", "--prompt", "w1", "--router", "bayes"]).contains(one_head));
     assert!(refused(&[&["eval", "base", "--router", "bayes"], &corpus[..]].concat()).contains(one_head));

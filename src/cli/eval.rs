@@ -32,7 +32,7 @@ pub struct Args {
     /// The same for a corpus of what is not to be forgotten
     #[arg(long = "forget", value_name = "NAME=PATH", value_parser = named_path)]
     forget: Vec<(String, String)>,
-    /// Routers to measure beside the heads, all in one pass, for example bayes,cosine:threshold=0.8 (docs/method.md) [default: the run's own]
+    /// Routers to measure beside the heads, all in one pass, for example bayes,cosine:threshold=0.8 (docs/method.md); between a fine-tuned model and its base, too [default: the run's own]
     #[arg(long = "router", value_name = "ROUTER[,ROUTER]")]
     routers: Vec<String>,
     /// Write every token with what the heads thought of it and which head each router let speak, one JSON object a line
@@ -105,7 +105,8 @@ pub fn run(args: Args) -> Result<()> {
 
 fn evaluate(args: &Args, display: &mut Display) -> Result<Evaluation> {
     let asked = if args.routers.is_empty() { None } else { Some(route::parse_list(&args.routers.join(","))?) };
-    let OpenedModel { model, tokenizer, description, step, recipe, base } = args.model.open()?;
+    let OpenedModel { model, tokenizer, description, step, recipe, base, beside } =
+        args.model.open_for(asked.as_deref().unwrap_or_default())?;
     let routers = asked.unwrap_or_else(|| recipe.as_ref().map_or(Vec::new(), |r| r.routers.clone()));
     route::check(&model, &routers)?;
     let configs = corpora(args, recipe.as_ref().map(|r| [&r.data.learn[..], &r.data.forget[..]]))?;
@@ -159,6 +160,7 @@ fn evaluate(args: &Args, display: &mut Display) -> Result<Evaluation> {
     let evaluation = Evaluation {
         version: Evaluation::VERSION,
         model: description,
+        beside: beside.map(|path| path.display().to_string()),
         step,
         dtype: dtype.into(),
         window,

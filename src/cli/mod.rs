@@ -13,6 +13,8 @@ mod plan;
 mod progress;
 mod quickstart;
 mod rings;
+mod study;
+mod sweep;
 mod train;
 
 use std::io::Write;
@@ -39,6 +41,10 @@ pub enum Command {
     Eval(eval::Args),
     /// Set runs side by side: a table, and a page with every curve
     Compare(compare::Args),
+    /// Find a learning rate: a recipe at several, all else equal
+    Sweep(sweep::Args),
+    /// Repeat one of the paper's analyses, its numbers beside ours
+    Study(study::Args),
     /// Continue a prompt
     Generate(generate::Args),
     /// Describe a checkpoint
@@ -62,6 +68,8 @@ impl Command {
             Self::Train(args) => train::run(args),
             Self::Eval(args) => eval::run(args),
             Self::Compare(args) => compare::run(args),
+            Self::Sweep(args) => sweep::run(args),
+            Self::Study(args) => study::run(args),
             Self::Generate(args) => generate::run(args),
             Self::Inspect(args) => inspect::run(args),
             Self::Plan(args) => plan::run(args),

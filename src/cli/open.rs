@@ -4,8 +4,10 @@ use std::path::{Path, PathBuf};
 
 use treering::baseline::{Baseline, peft};
 use treering::checkpoint::BaseCheckpoint;
+use treering::data::{Encode, Encoder};
 use treering::model::{Model, Parameter, Precision};
 use treering::recipe::Recipe;
+use treering::route::Router;
 use treering::tokenizer::Tokenizer;
 pub(super) use treering::train::foundation::{Moved, Place, RingSource, place};
 use treering::train::{Foundation, build};
@@ -62,6 +64,8 @@ pub struct OpenedModel {
     pub recipe: Option<Recipe>,
     /// The base.
     pub base: BaseCheckpoint,
+    /// The base that speaks beside it as the preservation head; none unless it was asked for.
+    pub beside: Option<PathBuf>,
 }
 
 impl ModelArgs {
@@ -97,11 +101,49 @@ impl ModelArgs {
         }
     }
 
+    /// Opens it for these routers. A model with one head that was fine-tuned from a base is put beside it: the pair has two.
+    pub fn open_for(&self, routers: &[Router]) -> Result<OpenedModel> {
+        let opened = self.open()?;
+        let Some(router) = routers.first().filter(|_| opened.model.heads().len() < 2) else { return Ok(opened) };
+        let own;
+        // A plain model was opened as its own base; which it was fine-tuned from is for the user to say.
+        let base = match (place(&self.model, self.step)?, &self.base) {
+            (Place::Model, None) => {
+                return Err(Error::usage(format!(
+                    "router `{router}`: {} has one head, and a router chooses between two\n  hint: --base MODEL puts it beside the model that it was \
+                     fine-tuned from; training with a scale- method, or `treering grow`, gives a model a second head",
+                    self.model.display()
+                )));
+            }
+            (Place::Model, Some(path)) => {
+                own = BaseCheckpoint::open(path)?;
+                let fingerprint = |tokenizer| Encoder::new(tokenizer).map(|encoder| encoder.fingerprint());
+                if fingerprint(own.tokenizer()?)? != fingerprint(opened.tokenizer.clone())? {
+                    return Err(Error::file(path, format!("its tokenizer is not that of {}, so they are no pair", self.model.display())));
+                }
+                &own
+            }
+            _ => &opened.base,
+        };
+        let model = opened.model.beside(Model::from_base(base, self.precision_of(opened.recipe.as_ref()), false)?)?;
+        let path = base.path().to_path_buf();
+        let description = format!(
+            "{}, beside its base {}: a pair, whose preservation head is the base and whose adaptation head the fine-tuned model, at the cost of both",
+            opened.description,
+            path.display()
+        );
+        Ok(OpenedModel { model, description, beside: Some(path), ..opened })
+    }
+
+    fn precision_of(&self, recipe: Option<&Recipe>) -> Precision {
+        self.dtype.map(Into::into).or(recipe.map(|recipe| recipe.model.dtype)).unwrap_or(Precision::F32)
+    }
+
     fn open_model(&self) -> Result<OpenedModel> {
         let base = BaseCheckpoint::open(&self.model)?;
         let model = Model::from_base(&base, self.dtype.map_or(Precision::F32, Into::into), false)?;
         let tokenizer = base.tokenizer()?;
-        Ok(OpenedModel { model, tokenizer, description: self.model.display().to_string(), step: None, recipe: None, base })
+        Ok(OpenedModel { model, tokenizer, description: self.model.display().to_string(), step: None, recipe: None, base, beside: None })
     }
 
     fn open_run(&self, run: &Path, step: Option<u64>) -> Result<OpenedModel> {
@@ -110,7 +152,7 @@ impl ModelArgs {
         let model = build::restore(&recipe, &foundation, &path)?;
         let tokenizer = foundation.base.tokenizer()?;
         let description = format!("{} ({}, step {step})", run.display(), recipe.method.kind.as_str());
-        Ok(OpenedModel { model, tokenizer, description, step: Some(step), recipe: Some(recipe), base: foundation.base })
+        Ok(OpenedModel { model, tokenizer, description, step: Some(step), recipe: Some(recipe), base: foundation.base, beside: None })
     }
 
     fn open_expansion(&self) -> Result<OpenedModel> {
@@ -119,7 +161,7 @@ impl ModelArgs {
         let base = foundation.base;
         let tokenizer = base.tokenizer()?;
         let description = format!("{} on {}", self.model.display(), base.path().display());
-        Ok(OpenedModel { model, tokenizer, description, step: None, recipe: None, base })
+        Ok(OpenedModel { model, tokenizer, description, step: None, recipe: None, base, beside: None })
     }
 
     fn open_adapter(&self) -> Result<OpenedModel> {
@@ -128,7 +170,7 @@ impl ModelArgs {
         model.set_parameters(parameters)?;
         let tokenizer = base.tokenizer()?;
         let description = format!("{} on {}", self.model.display(), base.path().display());
-        Ok(OpenedModel { model, tokenizer, description, step: None, recipe: None, base })
+        Ok(OpenedModel { model, tokenizer, description, step: None, recipe: None, base, beside: None })
     }
 }
 

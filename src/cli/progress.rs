@@ -100,8 +100,14 @@ impl Display {
         self.note(&format!("step {}: perplexity {}", record.step, text.join(", ")));
     }
 
+    /// Says that another run begins, on a line that stays.
+    pub fn begin(&mut self, text: &str) {
+        self.loss = None;
+        self.note(text);
+    }
+
     /// Writes a line above the bar.
-    fn note(&self, text: &str) {
+    pub fn note(&self, text: &str) {
         if self.plain {
             eprintln!("{text}");
         } else {

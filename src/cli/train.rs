@@ -72,10 +72,7 @@ fn train(args: &Args, stop: &AtomicBool, display: &mut Display) -> Result<Summar
         (None, true) => Start::Resume,
         (None, false) => Start::New,
     };
-    if let Some(threads) = recipe.train.threads {
-        let pool = rayon::ThreadPoolBuilder::new().num_threads(threads).build_global();
-        pool.map_err(|error| Error::usage(format!("train.threads: {threads} threads cannot be started: {error}")))?;
-    }
+    start_threads(&recipe)?;
     let method = recipe.method.kind.as_str();
     let foundation = Foundation::open(&recipe.model.path)?;
     let outcome = session::train(recipe, foundation, &out, start, stop, &mut |event| display.show(event))?;
@@ -88,6 +85,15 @@ fn train(args: &Args, stop: &AtomicBool, display: &mut Display) -> Result<Summar
     let last_evaluation = evaluations.next_back().unwrap_or_else(|| first_evaluation.clone());
     let tokens_per_second = outcome.tokens as f64 / outcome.wall_seconds.max(1e-9);
     Ok(Summary { run: out, method, outcome, tokens_per_second, first_evaluation, last_evaluation })
+}
+
+/// As many threads as the recipe asks for; once a process.
+pub(super) fn start_threads(recipe: &Recipe) -> Result<()> {
+    if let Some(threads) = recipe.train.threads {
+        let pool = rayon::ThreadPoolBuilder::new().num_threads(threads).build_global();
+        pool.map_err(|error| Error::usage(format!("train.threads: {threads} threads cannot be started: {error}")))?;
+    }
+    Ok(())
 }
 
 /// A flag that the first Ctrl-C (or SIGTERM) raises; the second one quits at once.

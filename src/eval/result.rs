@@ -15,6 +15,9 @@ pub struct Evaluation {
     pub version: u32,
     /// What was evaluated, in words.
     pub model: String,
+    /// The base that spoke as the preservation head beside a fine-tuned model; absent where the model has both heads itself, or one.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub beside: Option<String>,
     /// The step of the run's checkpoint; absent where the model is no run's.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub step: Option<u64>,
@@ -235,6 +238,7 @@ mod tests {
         Evaluation {
             version: Evaluation::VERSION,
             model: "runs/korean".into(),
+            beside: None,
             step: Some(300),
             dtype: "bf16".into(),
             window: 512,

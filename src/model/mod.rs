@@ -108,6 +108,8 @@ pub struct Model {
     rings: Vec<Ring>,
     heads: Vec<Head>,
     adapters: Adapters,
+    /// A base that speaks beside this model as its preservation head, see [`Model::beside`].
+    beside: Option<Box<Model>>,
 }
 
 impl Model {
@@ -126,9 +128,34 @@ impl Model {
         self.rings.iter().map(|ring| &ring.growth)
     }
 
-    /// The heads this model has: `[Base]`, or `[Preservation, Adaptation]` once widened, with a head between the two for every ring but the last.
+    /// The heads this model has: `[Base]`, or `[Preservation, Adaptation]` once widened or put [beside](Model::beside) its base, with a head
+    /// between the two for every ring but the last.
     pub fn heads(&self) -> &[Head] {
         &self.heads
+    }
+
+    /// The pair of this model, a fine-tuned copy of `base`, and `base` itself: both are computed for every token, the base is the preservation
+    /// head and this model the adaptation head. It is asked and measured like a widened model, and not trained.
+    ///
+    /// # Errors
+    /// [`Error::Usage`] where this model has two heads already, the base has, or their vocabularies, contexts or arithmetic differ.
+    pub fn beside(mut self, base: Self) -> Result<Self> {
+        if self.heads().len() > 1 || base.heads().len() > 1 || !base.parameters.is_empty() {
+            return Err(Error::usage("a pair is made of two plain models, the first fine-tuned from the second, which is frozen"));
+        }
+        let ours = [self.config.vocab_size, self.rope.positions()];
+        let theirs = [base.config.vocab_size, base.rope.positions()];
+        for ((what, ours), theirs) in ["vocab_size", "context (max_position_embeddings)"].into_iter().zip(ours).zip(theirs) {
+            if ours != theirs {
+                return Err(Error::usage(format!("a pair needs models of one {what}: {ours} here, {theirs} in the base")));
+            }
+        }
+        if self.precision != base.precision {
+            return Err(Error::usage("a pair needs models of one arithmetic (dtype)"));
+        }
+        self.heads = Head::of_rings(1);
+        self.beside = Some(Box::new(base));
+        Ok(self)
     }
 
     /// Trained parameters.
@@ -219,7 +246,8 @@ impl Model {
 
     /// An empty cache for up to `capacity` tokens of one sequence.
     pub fn new_cache(&self, capacity: usize) -> Cache {
-        Cache::new(capacity.min(self.rope.positions()), self.layers.len(), self.rings.len() + 1)
+        let rows = self.layers.len().max(self.beside.as_ref().map_or(0, |base| base.layers.len()));
+        Cache::new(capacity.min(self.rope.positions()), rows, self.rings.len() + 1)
     }
 
     /// Appends `tokens` to the sequence and returns the logits of the last position, `[vocab_size]`, for each head in the order of [`Model::heads`].
@@ -276,13 +304,14 @@ impl Model {
         adapted: Streams,
         read: impl FnOnce(&Tape<'m>, &[Part<'_, 'm>]) -> T,
     ) -> T {
-        let preserved = preserved.map(|x| self.final_norms(tape, &[x]));
+        let base = self.beside.as_deref().unwrap_or(self);
+        let preserved = preserved.map(|x| base.final_norms(tape, &[x]));
         let normed = self.final_norms(tape, &adapted);
         drop(adapted);
-        let of_preserved = preserved.as_ref().map(|streams| self.head_products(streams));
+        let of_preserved = preserved.as_ref().map(|streams| base.head_products(streams));
         let of_adapted = self.head_products(&normed);
         let part = |products, continues| Part { head: logits::Head { products }, continues };
-        let (begun, rest) = of_adapted.split_at(1 + usize::from(of_preserved.is_some()));
+        let (begun, rest) = of_adapted.split_at(1 + usize::from(of_preserved.is_some() && self.beside.is_none()));
         let mut parts: Vec<Part> = of_preserved.iter().map(|products| part(products, false)).collect();
         parts.push(part(begun, false));
         parts.extend(rest.chunks(1).map(|products| part(products, true)));
@@ -308,6 +337,15 @@ impl Model {
             }
             let slot = cache.as_mut().map(|c| &mut c.layers[index]);
             adapted = self.layer(tape, index, adapted, sequence, slot);
+        }
+        if let Some(base) = &self.beside {
+            // All of the base is frozen, so it runs on this model's tape; its cache is that of a preserved stream.
+            let mut x = base.embed(tape, tokens);
+            for index in 0..base.layers.len() {
+                let slot = cache.as_mut().map(|c| &mut c.preserved[index]);
+                x = base.layer(tape, index, x, sequence, slot);
+            }
+            preserved = x.pop();
         }
         (preserved, adapted)
     }

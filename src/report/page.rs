@@ -17,10 +17,10 @@ const STYLE: &str = "\
 body{margin:0;background:var(--ground);color:var(--ink);font:16px/1.5 system-ui,-apple-system,'Segoe UI',Roboto,'Helvetica Neue',Arial,sans-serif}\
 header,main,footer{max-width:1240px;margin:0 auto;padding:16px}\
 h1{font-size:1.6rem;line-height:1.25;margin:8px 0;overflow-wrap:anywhere}h2{font-size:1.15rem;margin:0 0 4px}\
-p{margin:4px 0}.note,.about{color:var(--soft)}a{color:var(--link)}\
+.finding{margin:12px 0}p{margin:4px 0}.note,.about{color:var(--soft)}a{color:var(--link)}\
 nav{display:flex;flex-wrap:wrap;gap:4px 16px;margin:8px 0}\
 section{background:var(--card);border:1px solid var(--edge);border-radius:8px;padding:16px;margin:0 0 16px}\
-.panels{display:grid;grid-template-columns:repeat(auto-fill,minmax(min(100%,594px),1fr));gap:16px;align-items:start}\
+.panels{display:grid;grid-template-columns:repeat(auto-fill,minmax(min(100%,594px),1fr));gap:16px;align-items:start;margin:0 0 16px}\
 .panels section{margin:0}\
 .scroll{overflow-x:auto;margin-top:4px}\
 table{border-collapse:collapse;font-variant-numeric:tabular-nums;font-size:.92rem}\
@@ -35,15 +35,39 @@ svg{display:block;max-width:100%;height:auto}.narrow{display:none}\
 header,main,footer{padding:10px}section{padding:12px 10px}.wide{display:none}.narrow{display:block}}\
 @media print{body{background:none}section{break-inside:avoid}nav{display:none}}";
 
+/// What stands before a comparison on a page that has a subject of its own, such as a study.
+#[derive(Debug, Clone, Default)]
+pub struct Preface {
+    /// The page's heading.
+    pub title: String,
+    /// Paragraphs below it.
+    pub about: Vec<String>,
+    /// What came out, each in lines of which the first is the heading.
+    pub findings: Vec<Vec<String>>,
+    /// Numbers, each table under a heading.
+    pub tables: Vec<(String, Table)>,
+    /// Pictures.
+    pub panels: Vec<Panel>,
+}
+
 /// Writes `comparison` as a page. The same runs give the same bytes.
 pub fn render(comparison: &Comparison) -> String {
+    render_with(comparison, None)
+}
+
+/// Writes `comparison` as a page, after `preface` where there is one.
+pub fn render_with(comparison: &Comparison, preface: Option<&Preface>) -> String {
     let names: Vec<&str> = comparison.runs.iter().map(|run| run.name.as_str()).collect();
-    let (heading, title) = match names.as_slice() {
-        [one] => (format!("Run {one}"), format!("Run {one}")),
-        names => (format!("{} runs compared", names.len()), format!("{} runs compared: {}", names.len(), names.join(", "))),
+    let (heading, title) = match (preface, names.as_slice()) {
+        (Some(preface), _) => (preface.title.clone(), preface.title.clone()),
+        (None, [one]) => (format!("Run {one}"), format!("Run {one}")),
+        (None, names) => (format!("{} runs compared", names.len()), format!("{} runs compared: {}", names.len(), names.join(", "))),
     };
     let panels = comparison.panels();
     let mut main = String::new();
+    if let Some(preface) = preface {
+        before(&mut main, preface, comparison);
+    }
     summary(&mut main, comparison);
     main.push_str("<div class=\"panels\">\n");
     for panel in &panels {
@@ -66,6 +90,35 @@ pub fn render(comparison: &Comparison) -> String {
         nav = navigation(&panels),
         footer = footer(),
     )
+}
+
+/// The sections of a preface.
+fn before(out: &mut String, preface: &Preface, comparison: &Comparison) {
+    out.push_str("<section id=\"findings\">\n<h2>What came out</h2>\n");
+    for paragraph in &preface.about {
+        let _ = writeln!(out, "<p class=\"about\">{}</p>", escape(paragraph));
+    }
+    for lines in &preface.findings {
+        let mut lines = lines.iter();
+        if let Some(first) = lines.next() {
+            let _ = write!(out, "<div class=\"finding\"><p><strong>{}</strong></p>", escape(first));
+        }
+        lines.for_each(|line| {
+            let _ = write!(out, "<p>{}</p>", escape(line));
+        });
+        out.push_str("</div>\n");
+    }
+    out.push_str("</section>\n");
+    for (number, (heading, numbers)) in preface.tables.iter().enumerate() {
+        let _ = writeln!(out, "<section id=\"numbers-{}\">\n<h2>{}</h2>", number + 1, escape(heading));
+        table(out, numbers, heading);
+        out.push_str("</section>\n");
+    }
+    if !preface.panels.is_empty() {
+        out.push_str("<div class=\"panels\">\n");
+        preface.panels.iter().for_each(|panel| figure(out, panel, comparison));
+        out.push_str("</div>\n");
+    }
 }
 
 /// What was run, in a line for each run.

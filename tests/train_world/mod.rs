@@ -118,7 +118,12 @@ impl World {
     /// Rewrites the base with an output projection that overflows.
     pub fn break_base(&self) {
         fs::remove_dir_all(self.path("base")).unwrap();
-        base(1, 1e38).save_hf(&self.path("base"), Dtype::F32).unwrap();
+        self.broken_base("base");
+    }
+
+    /// Writes a base whose output projection overflows.
+    pub fn broken_base(&self, name: &str) {
+        base(1, 1e38).save_hf(&self.path(name), Dtype::F32).unwrap();
     }
 }
 

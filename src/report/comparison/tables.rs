@@ -198,7 +198,7 @@ impl Run {
 }
 
 /// A perplexity, and how far it is from the base's.
-fn change(value: Option<f64>, base: Option<f64>) -> String {
+pub(crate) fn change(value: Option<f64>, base: Option<f64>) -> String {
     match (value, base) {
         (None, _) => NONE.into(),
         (Some(value), Some(base)) if value == base => format!("{} (same)", format_perplexity(value)),

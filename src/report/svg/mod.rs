@@ -9,8 +9,9 @@ use std::fmt::Write;
 use super::chart::{Chart, Drawing};
 use super::labels::{text_width, wrap};
 pub use parts::escape;
+pub(crate) use parts::short;
+pub(super) use parts::style;
 use parts::{LINE, MARGIN, PALETTE, TEXT, TITLE, mark, text};
-pub(super) use parts::{short, style};
 use plot::Plot;
 
 /// Width of a chart that is a file of its own, or stands on a wide page.

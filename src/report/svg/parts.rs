@@ -38,7 +38,7 @@ pub fn escape(text: &str) -> String {
 }
 
 /// Four significant digits, without an exponent where it can be helped.
-pub(in crate::report) fn short(value: f64) -> String {
+pub(crate) fn short(value: f64) -> String {
     if value != 0.0 && (value.abs() >= 1e6 || value.abs() < 1e-3) {
         return format!("{value:.3e}");
     }

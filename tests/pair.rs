@@ -1,0 +1,105 @@
+//! The base and a fine-tuned copy of it side by side: two heads for routers, without any widening.
+
+mod train_world;
+
+use std::fs;
+
+use serde_json::Value;
+use train_world::{World, failed, succeeded};
+
+const KINDS: [&str; 4] = ["full", "freeze", "lora", "llama-pro"];
+const ROUTERS: &str = "preserve,adapt,bayes,bayes:share=0,confidence,cosine";
+
+fn json(world: &World, arguments: &[&str]) -> Value {
+    let output = world.treering(arguments);
+    succeeded(&output);
+    serde_json::from_slice(&output.stdout).unwrap()
+}
+
+fn number(value: &Value) -> f64 {
+    value.as_f64().unwrap_or_else(|| panic!("{value} is no number"))
+}
+
+fn world() -> World {
+    let world = World::new();
+    for kind in KINDS {
+        world.recipe(kind, "");
+        succeeded(&world.train(kind, kind, &["--set", "train.steps=40", "--set", "train.batch_size=8"]));
+    }
+    world
+}
+
+#[test]
+fn a_pair_is_the_base_and_the_fine_tuned_model_to_the_bit_and_any_router_between_them() {
+    let world = world();
+    let windows = ["--window", "16", "--stride", "8", "--json"];
+    for kind in KINDS {
+        let trace = world.path("trace.jsonl");
+        let pair = json(
+            &world,
+            &[&["eval", kind, "--router", ROUTERS, "--representation", "--trace", trace.to_str().unwrap()], &windows[..]].concat(),
+        );
+        assert!(pair["model"].as_str().unwrap().contains("a pair") && pair["beside"].as_str().unwrap().ends_with("base"), "{pair}");
+        let tuned = json(&world, &[&["eval", kind, "--representation"], &windows[..]].concat());
+        assert!(tuned["beside"].is_null() && tuned["corpora"][0]["heads"].as_array().unwrap().len() == 1);
+        let corpora = ["--corpus", "new-held-out=new-held-out.jsonl", "--corpus", "old-held-out=old-held-out.jsonl"];
+        let base = json(&world, &[&["eval", "base"], &corpora[..], &windows[..]].concat());
+        for (index, corpus) in pair["corpora"].as_array().unwrap().iter().enumerate() {
+            let (heads, routers) = (&corpus["heads"], corpus["routers"].as_array().unwrap());
+            assert_eq!((&heads[0]["head"], &heads[1]["head"]), (&"preservation".into(), &"adaptation".into()));
+            assert_eq!(heads[0]["nll"], base["corpora"][index]["heads"][0]["nll"], "{kind}: the preservation head is the base");
+            assert_eq!(heads[1]["nll"], tuned["corpora"][index]["heads"][0]["nll"], "{kind}: the adaptation head is the fine-tuned model");
+            assert_ne!(heads[0]["nll"], heads[1]["nll"]);
+            assert_eq!(corpus["representation"], tuned["corpora"][index]["representation"], "{kind}");
+            let of = |name: &str| number(&routers.iter().find(|r| r["router"] == name).unwrap()["nll"]);
+            let (preserved, adapted) = (number(&heads[0]["nll"]), number(&heads[1]["nll"]));
+            assert!((of("preserve") - preserved).abs() < 1e-6 * preserved && (of("adapt") - adapted).abs() < 1e-6 * adapted);
+            let bounded = routers.iter().find(|r| r["router"] == "bayes:share=0").unwrap();
+            assert!(number(&bounded["worst_document_excess"]) <= std::f64::consts::LN_2 + 1e-6, "{bounded}");
+        }
+        assert!(
+            pair["summary"].as_array().unwrap().len() == 8
+                && number(&pair["summary"][1]["learning"]) < number(&pair["summary"][0]["learning"])
+        );
+        let line: Value = serde_json::from_str(fs::read_to_string(&trace).unwrap().lines().next().unwrap()).unwrap();
+        assert!(
+            line["log_probs"].as_array().unwrap().len() == 2
+                && line["decisions"].as_array().unwrap().len() == 6
+                && !line["cosine"].is_null()
+        );
+
+        let ask = |model: &str, more: &[&str]| {
+            json(&world, &[&["generate", model, "--prompt", "w1 w6 w31", "--max-new-tokens", "8", "--json"], more].concat())
+        };
+        for (router, alone) in [("preserve", "base"), ("adapt", kind)] {
+            assert_eq!(ask(kind, &["--router", router])["tokens"], ask(alone, &[])["tokens"], "{kind}, {router}");
+        }
+        let routed = ask(kind, &["--router", "bayes"]);
+        assert_eq!(routed["trace"].as_array().unwrap().len(), routed["tokens"].as_array().unwrap().len());
+    }
+}
+
+#[test]
+fn an_exported_model_and_an_adapter_are_paired_with_the_base_that_is_named() {
+    let world = world();
+    succeeded(&world.treering(&["export", "full", "--out", "hf"]));
+    succeeded(&world.treering(&["export", "lora", "--to", "peft", "--out", "adapter"]));
+    let corpus = ["--corpus", "a=new-held-out.jsonl", "--window", "16", "--router", "bayes", "--json"];
+    for model in ["hf", "adapter"] {
+        let found = json(&world, &[&["eval", model, "--base", "base"], &corpus[..]].concat());
+        assert_eq!(found["corpora"][0]["heads"].as_array().unwrap().len(), 2, "{model}");
+    }
+    let refused = |arguments: &[&str], code: i32, part: &str| {
+        let error = failed(&world.treering(arguments), code);
+        assert!(error.contains(part), "{error}");
+    };
+    refused(
+        &[&["eval", "hf"], &corpus[..]].concat(),
+        2,
+        "router `bayes`: hf has one head, and a router chooses between two\n  hint: --base MODEL",
+    );
+    refused(&["generate", "base", "--prompt", "w1", "--router", "confidence"], 2, "router `confidence`: base has one head");
+    refused(&[&["eval", "hf", "--base", "nowhere"], &corpus[..]].concat(), 1, "nowhere");
+    // Routers of a recipe are still for methods with two heads.
+    refused(&["train", "full.toml", "--out", "x", "--set", "route.router=bayes"], 2, "gives a model with one");
+}
