@@ -3,7 +3,7 @@
 //! 1. [`variants`]: trains one variant after another into ordinary run folders; what is finished is not trained again.
 //! 2. [`budget`]: a recipe cut or stretched to a number of steps.
 //! 3. [`sweep`]: one key over several values, and which of them is best.
-//! 4. [`file`]: a study, as its TOML file has it; [`builtin`] are those that come with the program, [`placeholders`] what their overrides may say of the base.
+//! 4. [`file`](mod@file): a study, as its TOML file has it; [`builtin`] are those that come with the program, [`placeholders`] what their overrides may say of the base.
 //! 5. [`claims`]: what the paper says, checked against the runs; [`fit`] is the straight line through points.
 //! 6. [`result`] and [`figure`]: what is printed, drawn and written.
 
