@@ -218,6 +218,9 @@ fn the_newest_checkpoints_are_kept() {
         world.train_here("scale-preserve", &out, &[&format!("train.keep_checkpoints={keep}")], Start::New, &mut never).unwrap();
         assert_eq!(steps(&world.path(&out)), expected);
     }
+    // As after a kill between the last checkpoint and the removals: there is nothing to train, and yet they go.
+    world.train_here("scale-preserve", "keep-0", &["train.keep_checkpoints=2"], Start::Resume, &mut never).unwrap();
+    assert_eq!(steps(&world.path("keep-0")), [9, 12]);
 }
 
 #[test]

@@ -192,6 +192,16 @@ impl RunFolder {
         let folder = self.path.join(CHECKPOINTS_FOLDER);
         let path = folder.join(checkpoint::folder_name(state.step));
         checkpoint::save(&path, state, parameters, moments)?;
+        self.keep_newest(keep)?;
+        Ok(path)
+    }
+
+    /// Removes all checkpoints but the newest `keep` (0 keeps all): also what a run that was killed between a save and its removals left.
+    ///
+    /// # Errors
+    /// [`Error::Io`].
+    pub fn keep_newest(&self, keep: usize) -> Result<()> {
+        let folder = self.path.join(CHECKPOINTS_FOLDER);
         let all = checkpoint::list(&folder)?;
         let surplus = if keep == 0 { 0 } else { all.len().saturating_sub(keep) };
         for (_, old) in &all[..surplus] {
@@ -200,6 +210,6 @@ impl RunFolder {
             fs::rename(old, &doomed).at(old)?;
             fs::remove_dir_all(&doomed).at(&doomed)?;
         }
-        Ok(path)
+        Ok(())
     }
 }

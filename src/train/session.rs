@@ -102,6 +102,7 @@ pub fn train(
             for path in folder.set_aside_newer(point.state.step)? {
                 watch(Event::SetAside(&path));
             }
+            folder.keep_newest(recipe.train.keep_checkpoints)?;
             model
         }
         None => build_watched(&recipe, &foundation, &check_stop, watch)?,
