@@ -4,18 +4,12 @@ mod train_world;
 
 use std::fs;
 
-use serde_json::Value;
-use train_world::{World, deterministic, failed, succeeded};
+use train_world::{World, deterministic, failed, json, succeeded};
 use treering::Error;
 use treering::checkpoint::BaseCheckpoint;
 use treering::train::session::{Event, Start};
 
 const METHODS: [&str; 3] = ["lora", "freeze", "llama-pro"];
-
-fn json(output: &std::process::Output) -> Value {
-    succeeded(output);
-    serde_json::from_slice(&output.stdout).unwrap()
-}
 
 #[test]
 fn resumed_equals_uninterrupted_bit_for_bit_recomputed_or_not() {

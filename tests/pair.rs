@@ -5,20 +5,10 @@ mod train_world;
 use std::fs;
 
 use serde_json::Value;
-use train_world::{World, failed, succeeded};
+use train_world::{World, failed, number, succeeded};
 
 const KINDS: [&str; 4] = ["full", "freeze", "lora", "llama-pro"];
 const ROUTERS: &str = "preserve,adapt,bayes,bayes:share=0,confidence,cosine";
-
-fn json(world: &World, arguments: &[&str]) -> Value {
-    let output = world.treering(arguments);
-    succeeded(&output);
-    serde_json::from_slice(&output.stdout).unwrap()
-}
-
-fn number(value: &Value) -> f64 {
-    value.as_f64().unwrap_or_else(|| panic!("{value} is no number"))
-}
 
 fn world() -> World {
     let world = World::new();
@@ -35,15 +25,13 @@ fn a_pair_is_the_base_and_the_fine_tuned_model_to_the_bit_and_any_router_between
     let windows = ["--window", "16", "--stride", "8", "--json"];
     for kind in KINDS {
         let trace = world.path("trace.jsonl");
-        let pair = json(
-            &world,
-            &[&["eval", kind, "--router", ROUTERS, "--representation", "--trace", trace.to_str().unwrap()], &windows[..]].concat(),
-        );
+        let pair = world
+            .json(&[&["eval", kind, "--router", ROUTERS, "--representation", "--trace", trace.to_str().unwrap()], &windows[..]].concat());
         assert!(pair["model"].as_str().unwrap().contains("a pair") && pair["beside"].as_str().unwrap().ends_with("base"), "{pair}");
-        let tuned = json(&world, &[&["eval", kind, "--representation"], &windows[..]].concat());
+        let tuned = world.json(&[&["eval", kind, "--representation"], &windows[..]].concat());
         assert!(tuned["beside"].is_null() && tuned["corpora"][0]["heads"].as_array().unwrap().len() == 1);
         let corpora = ["--corpus", "new-held-out=new-held-out.jsonl", "--corpus", "old-held-out=old-held-out.jsonl"];
-        let base = json(&world, &[&["eval", "base"], &corpora[..], &windows[..]].concat());
+        let base = world.json(&[&["eval", "base"], &corpora[..], &windows[..]].concat());
         for (index, corpus) in pair["corpora"].as_array().unwrap().iter().enumerate() {
             let (heads, routers) = (&corpus["heads"], corpus["routers"].as_array().unwrap());
             assert_eq!((&heads[0]["head"], &heads[1]["head"]), (&"preservation".into(), &"adaptation".into()));
@@ -69,7 +57,7 @@ fn a_pair_is_the_base_and_the_fine_tuned_model_to_the_bit_and_any_router_between
         );
 
         let ask = |model: &str, more: &[&str]| {
-            json(&world, &[&["generate", model, "--prompt", "w1 w6 w31", "--max-new-tokens", "8", "--json"], more].concat())
+            world.json(&[&["generate", model, "--prompt", "w1 w6 w31", "--max-new-tokens", "8", "--json"], more].concat())
         };
         for (router, alone) in [("preserve", "base"), ("adapt", kind)] {
             assert_eq!(ask(kind, &["--router", router])["tokens"], ask(alone, &[])["tokens"], "{kind}, {router}");
@@ -86,7 +74,7 @@ fn an_exported_model_and_an_adapter_are_paired_with_the_base_that_is_named() {
     succeeded(&world.treering(&["export", "lora", "--to", "peft", "--out", "adapter"]));
     let corpus = ["--corpus", "a=new-held-out.jsonl", "--window", "16", "--router", "bayes", "--json"];
     for model in ["hf", "adapter"] {
-        let found = json(&world, &[&["eval", model, "--base", "base"], &corpus[..]].concat());
+        let found = world.json(&[&["eval", model, "--base", "base"], &corpus[..]].concat());
         assert_eq!(found["corpora"][0]["heads"].as_array().unwrap().len(), 2, "{model}");
     }
     let refused = |arguments: &[&str], code: i32, part: &str| {

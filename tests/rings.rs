@@ -4,13 +4,10 @@ mod train_world;
 
 use std::fs;
 use std::path::Path;
-use std::process::Stdio;
-use std::time::Duration;
 
 use serde_json::Value;
-use train_world::{World, deterministic, failed, succeeded};
+use train_world::{World, deterministic, failed, number, succeeded};
 use treering::Error;
-use treering::data::order::Random;
 use treering::train::session::{Event, Start};
 
 /// Trains `one` (scale-adapt), `two` on it and `three` on that.
@@ -28,20 +25,10 @@ fn grown(dtype: &str) -> World {
     world
 }
 
-fn json(world: &World, arguments: &[&str]) -> Value {
-    let output = world.treering(arguments);
-    succeeded(&output);
-    serde_json::from_slice(&output.stdout).unwrap()
-}
-
-fn number(value: &Value) -> f64 {
-    value.as_f64().unwrap_or_else(|| panic!("{value} is no number"))
-}
-
 /// Names of the heads, and what each made of both corpora, to the last bit.
 fn heads(world: &World, model: &str, more: &[&str]) -> Vec<(String, [u64; 2])> {
     let corpora = ["--corpus", "new=new-held-out.jsonl", "--corpus", "old=old-held-out.jsonl", "--window", "16", "--json"];
-    let evaluation = json(world, &[&["eval", model], &corpora[..], more].concat());
+    let evaluation = world.json(&[&["eval", model], &corpora[..], more].concat());
     let bits = |corpus: usize, head: usize| number(&evaluation["corpora"][corpus]["heads"][head]["nll"]).to_bits();
     let of = |(index, head): (usize, &Value)| (head["head"].as_str().unwrap().to_owned(), [bits(0, index), bits(1, index)]);
     evaluation["corpora"][0]["heads"].as_array().unwrap().iter().enumerate().map(of).collect()
@@ -75,15 +62,15 @@ fn what_earlier_heads_say_is_kept_bit_for_bit_and_any_ring_can_be_dropped_or_tak
 
         for (ring, model) in [("1", &one), ("2", &two), ("3", &three)] {
             let out = format!("ring-{ring}");
-            let report = json(&world, &["rings", "export", "three", "--ring", ring, "--out", &out, "--json"]);
+            let report = world.json(&["rings", "export", "three", "--ring", ring, "--out", &out, "--json"]);
             let rings = report["manifest"]["rings"].as_array().map_or(0, Vec::len);
             assert_eq!((report["ring"].to_string(), rings + 1), (ring.to_owned(), ring.parse().unwrap()));
             assert_eq!(report["manifest"]["format_version"], if rings == 0 { 1 } else { 2 });
             assert_eq!(fs::read_dir(world.path(&out)).unwrap().count(), 2, "one file and what it is");
             assert_eq!(&heads(&world, &out, &["--dtype", dtype]), model, "a model with fewer rings is the one it was");
         }
-        let list = json(&world, &["rings", "list", "ring-3", "--json"]);
-        let runs = json(&world, &["rings", "list", "three", "--json"]);
+        let list = world.json(&["rings", "list", "ring-3", "--json"]);
+        let runs = world.json(&["rings", "list", "three", "--json"]);
         let column = |list: &Value, key: &str| list["rings"].as_array().unwrap().iter().map(|ring| ring[key].clone()).collect::<Vec<_>>();
         assert_eq!(column(&list, "sha256"), column(&runs, "sha256"), "in whatever file a ring is");
         assert_eq!(column(&list, "head"), ["ring-1", "ring-2", "adaptation"]);
@@ -99,7 +86,7 @@ fn routers_choose_among_all_heads_in_eval_and_generate() {
     let world = grown("f32");
     let routers = "preserve,adapt,cosine,confidence,bayes,bayes:share=0,bayes-confidence:share=0";
     let trace = world.path("trace.jsonl");
-    let evaluation = json(&world, &["eval", "three", "--router", routers, "--json", "--trace", trace.to_str().unwrap()]);
+    let evaluation = world.json(&["eval", "three", "--router", routers, "--json", "--trace", trace.to_str().unwrap()]);
     let mut spoke = std::collections::BTreeSet::new();
     for line in fs::read_to_string(&trace).unwrap().lines() {
         let token: Value = serde_json::from_str(line).unwrap();
@@ -120,7 +107,7 @@ fn routers_choose_among_all_heads_in_eval_and_generate() {
     }
 
     let ask = |model: &str, more: &[&str]| {
-        json(&world, &[&["generate", model, "--prompt", "w1 w6 w31 w12", "--max-new-tokens", "8", "--json"], more].concat())
+        world.json(&[&["generate", model, "--prompt", "w1 w6 w31 w12", "--max-new-tokens", "8", "--json"], more].concat())
     };
     for (head, model, alone) in [
         ("preservation", "base", "base"),
@@ -180,17 +167,7 @@ fn a_ring_stopped_or_killed_at_any_moment_and_resumed_equals_uninterrupted() {
         ]
     };
     succeeded(&world.treering(&arguments("long")));
-    let (mut random, mut kills) = (Random::new(std::process::id().into(), 0), 0);
-    for attempt in 0.. {
-        let mut child = world.command(&arguments("killed")).stdout(Stdio::null()).stderr(Stdio::null()).spawn().unwrap();
-        std::thread::sleep(Duration::from_millis(random.below(60 + attempt * 30)));
-        if let Some(status) = child.try_wait().unwrap() {
-            assert!(status.success(), "after {kills} kills");
-            break;
-        }
-        child.kill().unwrap();
-        kills += usize::from(!child.wait().unwrap().success());
-    }
+    let kills = world.kill_until_finished(&arguments("killed"));
     assert!(deterministic(&world.path("long")) == deterministic(&world.path("killed")), "after {kills} kills");
 }
 
@@ -246,7 +223,7 @@ fn grow_and_plan_go_on_from_what_was_grown() {
     let sizes = ["--hidden-size", "4", "--num-key-value-heads", "1", "--intermediate-size", "6"];
     for (model, out, rings) in [("one", "grown-2", 2), ("grown-2", "grown-3", 3)] {
         for (init, out) in [("svd,zero", out.to_owned()), ("random,svd", format!("{out}-random"))] {
-            let report = json(&world, &[&["grow", model, "--out", &out, "--init", init, "--verify", "--json"], &sizes[..]].concat());
+            let report = world.json(&[&["grow", model, "--out", &out, "--init", init, "--verify", "--json"], &sizes[..]].concat());
             let heads = report["verification"]["heads"].as_array().unwrap();
             assert_eq!((heads.len(), &report["verification"]["holds"]), (rings + 1, &true.into()));
             for kind in ["logits", "log_probs", "hidden"] {
@@ -255,18 +232,18 @@ fn grow_and_plan_go_on_from_what_was_grown() {
             assert_eq!(report["manifest"]["rings"].as_array().unwrap().len(), rings - 1);
         }
     }
-    let described = json(&world, &["inspect", "grown-3", "--json"]);
+    let described = world.json(&["inspect", "grown-3", "--json"]);
     assert_eq!(described["manifest"]["rings"].as_array().unwrap().len(), 2);
     assert!(String::from_utf8(world.treering(&["inspect", "grown-3"]).stdout).unwrap().contains("one/checkpoints/step-000012"));
 
-    let plan = |model: &str| json(&world, &[&["plan", model, "--no-speed", "--json"], &sizes[..]].concat());
+    let plan = |model: &str| world.json(&[&["plan", model, "--no-speed", "--json"], &sizes[..]].concat());
     let (base, two, three) = (plan("base"), plan("one"), plan("grown-2"));
     assert_eq!((base["rings"].is_null(), two["rings"].as_array().unwrap().len(), three["rings"].as_array().unwrap().len()), (true, 1, 2));
     assert_eq!(number(&three["frozen_parameters"]), number(&two["frozen_parameters"]) + number(&two["trained_parameters"]));
     assert_eq!(two["trained_parameters"], described_count(&world, "grown-2"));
     assert_eq!(three["trained_parameters"], described_count(&world, "grown-3"));
     assert!(number(&three["flops_per_token"]["total"]) > number(&two["flops_per_token"]["total"]));
-    let recipe = json(&world, &["plan", "scale-preserve.toml", "--set", "model.path=grown-2", "--no-speed", "--json"]);
+    let recipe = world.json(&["plan", "scale-preserve.toml", "--set", "model.path=grown-2", "--no-speed", "--json"]);
     assert_eq!(recipe["rings"].as_array().unwrap().len(), 2);
 
     let refused = |arguments: &[&str]| failed(&world.treering(arguments), 2);
@@ -295,5 +272,5 @@ fn grow_and_plan_go_on_from_what_was_grown() {
 }
 
 fn described_count(world: &World, expansion: &str) -> Value {
-    json(world, &["inspect", expansion, "--json"])["manifest"]["parameter_count"].clone()
+    world.json(&["inspect", expansion, "--json"])["manifest"]["parameter_count"].clone()
 }

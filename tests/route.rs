@@ -8,7 +8,7 @@ use std::fs;
 use std::path::Path;
 
 use serde_json::Value;
-use train_world::{World, deterministic, failed, succeeded};
+use train_world::{World, deterministic, failed, number, succeeded};
 use treering::train::metrics::{self, METRICS_FILE, Record};
 
 const ROUTERS: &str =
@@ -23,18 +23,8 @@ fn world() -> World {
     world
 }
 
-fn json(world: &World, arguments: &[&str]) -> Value {
-    let output = world.treering(arguments);
-    succeeded(&output);
-    serde_json::from_slice(&output.stdout).unwrap()
-}
-
 fn lines(path: &Path) -> Vec<Value> {
     fs::read_to_string(path).unwrap().lines().map(|line| serde_json::from_str(line).unwrap()).collect()
-}
-
-fn number(value: &Value) -> f64 {
-    value.as_f64().unwrap_or_else(|| panic!("{value} is no number"))
 }
 
 /// Names and numbers of a run's last measurement.
@@ -104,7 +94,7 @@ fn routers_keep_their_promises_on_every_document_in_one_pass() {
     let world = world();
     let trace = world.path("trace.jsonl");
     let arguments = ["eval", "run", "--router", ROUTERS, "--window", "16", "--stride", "8", "--json", "--trace", trace.to_str().unwrap()];
-    let evaluation = json(&world, &arguments);
+    let evaluation = world.json(&arguments);
     let tokens = lines(&trace);
     let routers: Vec<&str> =
         evaluation["corpora"][0]["routers"].as_array().unwrap().iter().map(|r| r["router"].as_str().unwrap()).collect();
@@ -173,7 +163,7 @@ fn routers_keep_their_promises_on_every_document_in_one_pass() {
     assert_eq!((summary[1]["name"].as_str(), number(&summary[1]["learning_excess"])), (Some("adaptation"), 0.0));
 
     // The same heads without routers, and the routers of the run where none are named.
-    let plain = json(&world, &["eval", "run", "--window", "16", "--stride", "8", "--json"]);
+    let plain = world.json(&["eval", "run", "--window", "16", "--stride", "8", "--json"]);
     assert_eq!(plain["corpora"][0]["heads"], evaluation["corpora"][0]["heads"]);
     assert_eq!(plain["corpora"][0]["routers"].as_array().unwrap().len(), 1);
     let text = world.treering(&["eval", "run", "--router", "bayes,cosine"]);
@@ -214,7 +204,7 @@ fn decisions_know_the_past_only_and_a_prompt_is_evidence_for_generation() {
 
     let prompt = words[..12].join(" ");
     for (index, router) in ["bayes", "bayes:share=0", "bayes-confidence"].into_iter().enumerate() {
-        let made = json(&world, &["generate", "run", "--router", router, "--prompt", &prompt, "--max-new-tokens", "6", "--json"]);
+        let made = world.json(&["generate", "run", "--router", router, "--prompt", &prompt, "--max-new-tokens", "6", "--json"]);
         let (first, expected) = (number(&made["trace"][0]["adaptation_weight"]), one[11].1[5 + index]);
         assert!((first - expected).abs() < 1e-3, "{router}: {first} {expected}");
         assert_eq!(made["trace"].as_array().unwrap().len(), made["tokens"].as_array().unwrap().len());
@@ -228,7 +218,7 @@ fn decisions_know_the_past_only_and_a_prompt_is_evidence_for_generation() {
 fn generation_routes_and_shows_who_spoke() {
     let world = world();
     let prompt = words(&world)[..6].join(" ");
-    let ask = |more: &[&str]| json(&world, &[&["generate", "run", "--prompt", &prompt, "--max-new-tokens", "8", "--json"], more].concat());
+    let ask = |more: &[&str]| world.json(&[&["generate", "run", "--prompt", &prompt, "--max-new-tokens", "8", "--json"], more].concat());
     for (router, head) in [("preserve", "preservation"), ("adapt", "adaptation")] {
         let (routed, fixed) = (ask(&["--router", router]), ask(&["--head", head]));
         assert_eq!(routed["tokens"], fixed["tokens"]);

@@ -5,16 +5,11 @@ mod train_world;
 use std::fs;
 
 use serde_json::Value;
-use train_world::{World, failed, succeeded};
+use train_world::{World, failed, json, succeeded};
 use treering::train::metrics::METRICS_FILE;
 
 fn study(world: &World, name: &str, more: &[&str]) -> std::process::Output {
     world.treering(&[&["study", name, "--recipe", "scale-preserve.toml", "--out", name.split('.').next().unwrap()], more].concat())
-}
-
-fn json(output: &std::process::Output) -> Value {
-    succeeded(output);
-    serde_json::from_slice(&output.stdout).unwrap()
 }
 
 #[test]

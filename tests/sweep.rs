@@ -6,7 +6,7 @@ use std::fs;
 use std::sync::atomic::{AtomicBool, Ordering};
 
 use serde_json::Value;
-use train_world::{World, deterministic, failed, succeeded};
+use train_world::{World, deterministic, failed, json, succeeded};
 use treering::Error;
 use treering::recipe::Recipe;
 use treering::study::{Ending, Variant, budget, variants};
@@ -17,11 +17,6 @@ const RATES: &[&str] = &["--rates", "1e-3,3e-3,1e-4", "--steps", "6"];
 
 fn sweep(world: &World, recipe: &str, more: &[&str]) -> std::process::Output {
     world.treering(&[&["sweep", recipe, "--out", "out"], more].concat())
-}
-
-fn json(output: &std::process::Output) -> Value {
-    succeeded(output);
-    serde_json::from_slice(&output.stdout).unwrap()
 }
 
 #[test]

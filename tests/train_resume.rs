@@ -8,7 +8,6 @@ use std::time::Duration;
 
 use train_world::{World, deterministic, failed, steps, succeeded};
 use treering::Error;
-use treering::data::order::Random;
 use treering::train::RunFolder;
 use treering::train::session::{Event, Start};
 
@@ -87,20 +86,7 @@ fn a_run_killed_at_any_moment_again_and_again_equals_uninterrupted() {
     // Long enough to be killed in many places, with a checkpoint and a removal every other step.
     let set = ["--set", "train.steps=60", "--set", "train.checkpoint_every_steps=2", "--resume"];
     succeeded(&world.train("scale-adapt", "whole", &set));
-    let mut random = Random::new(std::process::id().into(), 0);
-    let mut kills = 0;
-    for attempt in 0.. {
-        let arguments = [&["train", "scale-adapt.toml", "--out", "killed"], &set[..]].concat();
-        let mut child = world.command(&arguments).stdout(Stdio::null()).stderr(Stdio::piped()).spawn().unwrap();
-        // Longer with every attempt, so that the end is reached.
-        std::thread::sleep(Duration::from_millis(random.below(60 + attempt * 30)));
-        if let Some(status) = child.try_wait().unwrap() {
-            assert!(status.success(), "after {kills} kills");
-            break;
-        }
-        child.kill().unwrap();
-        kills += usize::from(!child.wait().unwrap().success());
-    }
+    let kills = world.kill_until_finished(&[&["train", "scale-adapt.toml", "--out", "killed"], &set[..]].concat());
     assert!(kills > 0);
     assert!(deterministic(&world.path("whole")) == deterministic(&world.path("killed")), "after {kills} kills");
     let left: Vec<_> = fs::read_dir(world.path("killed/checkpoints")).unwrap().map(|e| e.unwrap().file_name()).collect();

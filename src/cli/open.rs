@@ -31,20 +31,34 @@ impl From<Dtype> for Precision {
     }
 }
 
-/// What is to be opened, and how.
+/// Which of a run's checkpoints, and where what it stands on is now.
 #[derive(Debug, clap::Args)]
-pub struct ModelArgs {
-    /// A Hugging Face folder, a .gguf file, a run folder, one of its checkpoints, an expansion of `grow`, or a PEFT adapter
-    model: PathBuf,
+pub(super) struct At {
     /// The run's checkpoint of this step [default: the newest]
     #[arg(long, value_name = "STEP")]
-    step: Option<u64>,
+    pub step: Option<u64>,
     /// Where the base is now, if it has moved since the run or expansion was made
     #[arg(long, value_name = "MODEL")]
     base: Option<PathBuf>,
     /// Where an earlier ring is now, if it has moved: a run, a checkpoint or an expansion; once for each ring, from the innermost out
     #[arg(long = "ring-path", value_name = "RING")]
     rings: Vec<PathBuf>,
+}
+
+impl At {
+    /// What has moved.
+    pub fn moved(&self) -> Moved<'_> {
+        Moved { base: self.base.as_deref(), rings: &self.rings }
+    }
+}
+
+/// What is to be opened, and how.
+#[derive(Debug, clap::Args)]
+pub struct ModelArgs {
+    /// A Hugging Face folder, a .gguf file, a run folder, one of its checkpoints, an expansion of `grow`, or a PEFT adapter
+    model: PathBuf,
+    #[command(flatten)]
+    at: At,
     /// Arithmetic of the matrix products [default: the run's own; f32 for a model]
     #[arg(long, value_enum)]
     dtype: Option<Dtype>,
@@ -76,21 +90,21 @@ impl ModelArgs {
 
     /// The base that was named, if one was.
     pub fn base(&self) -> Option<&Path> {
-        self.base.as_deref()
+        self.at.base.as_deref()
     }
 
     /// Where things are that have moved.
     pub fn moved(&self) -> Moved<'_> {
-        Moved { base: self.base.as_deref(), rings: &self.rings }
+        self.at.moved()
     }
 
     /// Opens it.
     pub fn open(&self) -> Result<OpenedModel> {
-        let place = place(&self.model, self.step)?;
-        if self.step.is_some() && !matches!(place, Place::Run(..)) {
+        let place = place(&self.model, self.at.step)?;
+        if self.at.step.is_some() && !matches!(place, Place::Run(..)) {
             return Err(Error::usage(format!("--step chooses a run's checkpoint, and {} is no run", self.model.display())));
         }
-        if !self.rings.is_empty() && matches!(place, Place::Model | Place::Adapter) {
+        if !self.at.rings.is_empty() && matches!(place, Place::Model | Place::Adapter) {
             return Err(Error::usage(format!("--ring-path says where an earlier ring is, and {} stands on none", self.model.display())));
         }
         match place {
@@ -107,7 +121,7 @@ impl ModelArgs {
         let Some(router) = routers.first().filter(|_| opened.model.heads().len() < 2) else { return Ok(opened) };
         let own;
         // A plain model was opened as its own base; which it was fine-tuned from is for the user to say.
-        let base = match (place(&self.model, self.step)?, &self.base) {
+        let base = match (place(&self.model, self.at.step)?, &self.at.base) {
             (Place::Model, None) => {
                 return Err(Error::usage(format!(
                     "router `{router}`: {} has one head, and a router chooses between two\n  hint: --base MODEL puts it beside the model that it was \
@@ -165,7 +179,7 @@ impl ModelArgs {
     }
 
     fn open_adapter(&self) -> Result<OpenedModel> {
-        let (base, baseline, parameters) = adapter(&self.model, self.base.as_deref())?;
+        let (base, baseline, parameters) = adapter(&self.model, self.at.base.as_deref())?;
         let mut model = Model::from_baseline(&base, self.dtype.map_or(Precision::F32, Into::into), &baseline)?;
         model.set_parameters(parameters)?;
         let tokenizer = base.tokenizer()?;

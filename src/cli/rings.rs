@@ -11,7 +11,7 @@ use treering::train::Foundation;
 use treering::{Error, Result};
 
 use super::growth::{grouped, json, listing};
-use super::open::{Moved, RingSource};
+use super::open::{At, RingSource};
 
 /// Version of the JSON.
 const FORMAT_VERSION: u32 = 1;
@@ -36,15 +36,8 @@ enum Command {
 struct ModelArgs {
     /// A run folder, one of its checkpoints, or an expansion
     model: PathBuf,
-    /// The run's checkpoint of this step [default: the newest]
-    #[arg(long, value_name = "STEP")]
-    step: Option<u64>,
-    /// Where the base is now, if it has moved
-    #[arg(long, value_name = "MODEL")]
-    base: Option<PathBuf>,
-    /// Where an earlier ring is now, if it has moved; once for each ring, from the innermost out
-    #[arg(long = "ring-path", value_name = "RING")]
-    rings: Vec<PathBuf>,
+    #[command(flatten)]
+    at: At,
     /// Print one JSON object (docs/format.md)
     #[arg(long)]
     json: bool,
@@ -100,7 +93,7 @@ pub fn run(args: Args) -> Result<()> {
 }
 
 fn open(args: &ModelArgs) -> Result<Foundation> {
-    let foundation = Foundation::open_at(&args.model, args.step, Moved { base: args.base.as_deref(), rings: &args.rings })?;
+    let foundation = Foundation::open_at(&args.model, args.at.step, args.at.moved())?;
     if foundation.rings.is_empty() {
         return Err(Error::usage(format!(
             "{}: is a plain model without rings\n  hint: `treering grow` and `treering train` with a scale- method add one",

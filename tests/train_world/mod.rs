@@ -6,9 +6,11 @@
 use std::collections::HashMap;
 use std::fs;
 use std::path::{Path, PathBuf};
-use std::process::{Command, Output};
+use std::process::{Command, Output, Stdio};
 use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::Duration;
 
+use serde_json::Value;
 use tempfile::TempDir;
 use treering::Result;
 use treering::checkpoint::{BaseCheckpoint, Config, Dtype, names};
@@ -75,6 +77,29 @@ impl World {
     /// Runs the command here and waits.
     pub fn treering(&self, arguments: &[&str]) -> Output {
         self.command(arguments).output().unwrap()
+    }
+
+    /// Runs a command that succeeds, and reads the JSON that it prints.
+    pub fn json(&self, arguments: &[&str]) -> Value {
+        json(&self.treering(arguments))
+    }
+
+    /// Runs a command again and again, each time killed at some moment, until it comes to its end; returns how often it was killed.
+    #[cfg(unix)]
+    pub fn kill_until_finished(&self, arguments: &[&str]) -> usize {
+        let (mut random, mut kills) = (Random::new(std::process::id().into(), 0), 0);
+        for attempt in 0.. {
+            let mut child = self.command(arguments).stdout(Stdio::null()).stderr(Stdio::null()).spawn().unwrap();
+            // Longer with every attempt, so that the end is reached.
+            std::thread::sleep(Duration::from_millis(random.below(60 + attempt * 30)));
+            if let Some(status) = child.try_wait().unwrap() {
+                assert!(status.success(), "after {kills} kills");
+                break;
+            }
+            child.kill().unwrap();
+            kills += usize::from(!child.wait().unwrap().success());
+        }
+        kills
     }
 
     pub fn command(&self, arguments: &[&str]) -> Command {
@@ -165,6 +190,17 @@ fn tokenizer() -> Tokenizer {
 /// Asserts that a command did well.
 pub fn succeeded(output: &Output) {
     assert!(output.status.success(), "{:?}\n{}", output.status, String::from_utf8_lossy(&output.stderr));
+}
+
+/// The JSON that a command printed, which succeeded.
+pub fn json(output: &Output) -> Value {
+    succeeded(output);
+    serde_json::from_slice(&output.stdout).unwrap()
+}
+
+/// A number in JSON.
+pub fn number(value: &Value) -> f64 {
+    value.as_f64().unwrap_or_else(|| panic!("{value} is no number"))
 }
 
 /// Asserts a command's exit code and returns what it wrote to stderr.
