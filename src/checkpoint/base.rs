@@ -12,7 +12,7 @@ use sha2::{Digest, Sha256};
 use super::config::Config;
 use super::gguf::Gguf;
 use super::weights::Weights;
-use super::{atomic, gguf_llama, huggingface};
+use super::{atomic, gguf_model, huggingface};
 use crate::error::{Error, IoContext, Result};
 use crate::tokenizer::Tokenizer;
 
@@ -71,7 +71,7 @@ impl BaseCheckpoint {
             return Err(Error::file(path, "is a file of weights alone; give the directory that also holds its config.json"));
         } else {
             let (gguf, weights) = Gguf::open(path)?;
-            let (config, weights) = gguf_llama::load(&gguf, weights)?;
+            let (config, weights) = gguf_model::load(&gguf, weights)?;
             (config, Source::Gguf(Box::new(gguf), weights))
         };
         Ok(Self { path: path.to_path_buf(), config, source, sha256: OnceLock::new() })

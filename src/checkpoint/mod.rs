@@ -3,9 +3,11 @@
 pub mod atomic;
 mod base;
 mod config;
+mod config_json;
 mod encoding;
+mod family;
 pub(crate) mod gguf;
-mod gguf_llama;
+mod gguf_model;
 mod huggingface;
 pub mod names;
 pub mod rope;
@@ -13,4 +15,5 @@ mod weights;
 
 pub use base::{BaseCheckpoint, Dtype, TensorInfo};
 pub use config::Config;
+pub use family::{Family, QueryKeyNorm};
 pub(crate) use huggingface::TensorFile;

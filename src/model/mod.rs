@@ -1,4 +1,4 @@
-//! The decoder: a frozen or trained Llama-family base, and the rings around it.
+//! The decoder: a frozen or trained base, and the rings around it.
 
 pub mod build;
 mod cache;
@@ -92,7 +92,7 @@ struct Adapters {
     dropout: Option<Dropout>,
 }
 
-/// A Llama-family decoder, its base frozen or trained, widened or not: what `train`, `eval` and `generate` see.
+/// A decoder of one of the [families](crate::checkpoint::Family), its base frozen or trained, widened or not: what `train`, `eval` and `generate` see.
 #[derive(Debug)]
 pub struct Model {
     config: Config,
