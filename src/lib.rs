@@ -14,7 +14,8 @@
 //! 10. [`eval`]: perplexity and representation forgetting.
 //! 11. [`generate`]: sampling with a cache.
 //! 12. [`report`]: tables and plots; [`export`]: plain Llama folders and PEFT adapters.
-//! 13. [`study`]: several runs of one recipe: learning-rate sweeps, and the paper's analyses with its numbers beside ours.
+//! 13. [`hub`]: models and corpora by `hf://` names.
+//! 14. [`study`]: several runs of one recipe: learning-rate sweeps, and the paper's analyses with its numbers beside ours.
 
 #![deny(missing_docs)]
 
@@ -26,6 +27,7 @@ pub mod eval;
 pub mod export;
 pub mod generate;
 pub mod grow;
+pub mod hub;
 pub mod memory;
 pub mod model;
 pub mod ops;

@@ -10,6 +10,7 @@ use treering::checkpoint::{BaseCheckpoint, Config};
 use treering::grow::Module;
 use treering::grow::file::{self, EXPANSION_FILE, MANIFEST_FILE, Manifest};
 use treering::grow::ring::RingReference;
+use treering::hub;
 use treering::model::Block;
 use treering::recipe::Recipe;
 use treering::report::{Align, Table};
@@ -122,6 +123,7 @@ pub fn run(args: Args) -> Result<()> {
 }
 
 fn inspect(path: &Path, hash: bool) -> Result<Report> {
+    let path: &Path = &hub::local(path)?;
     if path.join(MANIFEST_FILE).is_file() {
         return expansion(path).map(Report::Expansion);
     }

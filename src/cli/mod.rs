@@ -7,6 +7,7 @@ mod export;
 mod generate;
 mod grow;
 mod growth;
+mod hub;
 mod inspect;
 mod open;
 mod plan;
@@ -64,6 +65,7 @@ pub enum Command {
 impl Command {
     /// Does what was asked.
     pub fn run(self) -> Result<()> {
+        treering::hub::configure(hub::settings);
         match self {
             Self::Train(args) => train::run(args),
             Self::Eval(args) => eval::run(args),

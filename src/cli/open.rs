@@ -5,6 +5,7 @@ use std::path::{Path, PathBuf};
 use treering::baseline::{Baseline, peft};
 use treering::checkpoint::BaseCheckpoint;
 use treering::data::{Encode, Encoder};
+use treering::hub;
 use treering::model::{Model, Parameter, Precision};
 use treering::recipe::Recipe;
 use treering::route::Router;
@@ -55,7 +56,7 @@ impl At {
 /// What is to be opened, and how.
 #[derive(Debug, clap::Args)]
 pub struct ModelArgs {
-    /// A Hugging Face folder, a .gguf file, a run folder, one of its checkpoints, an expansion of `grow`, or a PEFT adapter
+    /// A Hugging Face folder, a .gguf file, a run folder, one of its checkpoints, an expansion of `grow`, or a PEFT adapter; or hf://OWNER/NAME
     model: PathBuf,
     #[command(flatten)]
     at: At,
@@ -190,6 +191,7 @@ impl ModelArgs {
 
 /// A PEFT adapter and its base, at `base_path` or where the adapter says.
 pub(super) fn adapter(folder: &Path, base_path: Option<&Path>) -> Result<(BaseCheckpoint, Baseline, Vec<Parameter>)> {
+    let folder: &Path = &hub::local(folder)?;
     let (_, named) = peft::load_config(folder)?;
     let hint = "--base says where the adapter's base is";
     let path = match (base_path, named) {

@@ -9,6 +9,7 @@ use super::{DataConfig, EvalConfig, MOST, MethodConfig, MethodKind, ModelConfig,
 use crate::data::{CorpusConfig, Format, HeldOutConfig, Split, StreamConfig, TrainSource};
 use crate::error::{Error, Result};
 use crate::grow::{Initial, Initialisation, Module};
+use crate::hub::SCHEME;
 use crate::model::{Block, Precision};
 use crate::route::{self, Router};
 use crate::train::TrainConfig;
@@ -83,6 +84,9 @@ fn missing(section: &Section, key: &str, example: &str) -> Error {
 }
 
 fn absolute(folder: &Path, path: &str) -> String {
+    if path.starts_with(SCHEME) {
+        return path.into();
+    }
     // Paths come from TOML strings, and `folder` is printed in messages only where it is not UTF-8.
     folder.join(path).to_string_lossy().into_owned()
 }
@@ -227,6 +231,8 @@ fn read_corpus(table: &mut Section, folder: &Path) -> Result<CorpusConfig> {
 fn corpus_name(path: &str) -> String {
     let mut parts = path.rsplit(['/', '\\']).filter(|part| !part.is_empty());
     let part = parts.find(|part| !part.contains(['*', '?', '['])).unwrap_or("corpus");
+    // hf://datasets/OWNER/NAME@REVISION
+    let part = if path.starts_with(SCHEME) { part.split('@').next().unwrap_or(part) } else { part };
     part.split('.').find(|stem| !stem.is_empty()).unwrap_or("corpus").to_string()
 }
 

@@ -121,8 +121,11 @@ fn what_is_no_known_family_is_refused_by_name() {
         (json!({"num_local_experts": 8}), "`num_local_experts` is 8"),
         (json!({"final_logit_softcapping": 30.0}), "`final_logit_softcapping` is 30.0"),
         (json!({"model_type": "olmo2", "clip_qkv": 8.0}), "`clip_qkv`"),
-        (json!({"model_type": "mistral", "sliding_window": 0}), "`sliding_window` is 0"),
-        (json!({"model_type": "mistral", "layer_types": ["full_attention", "sliding_attention"]}), "`layer_types` mixes"),
+        (json!({"model_type": "mistral", "num_key_value_heads": 4, "sliding_window": 0}), "`sliding_window` is 0"),
+        (
+            json!({"model_type": "mistral", "num_key_value_heads": 4, "layer_types": ["full_attention", "sliding_attention"]}),
+            "`layer_types` mixes",
+        ),
         (json!({"layer_types": ["sliding_attention", "sliding_attention"]}), "there is no `sliding_window`"),
         (json!({"model_type": "qwen3", "layer_types": ["full_attention", "sliding_attention"]}), "`use_sliding_window` is false"),
         (
