@@ -105,8 +105,10 @@ pub fn run(args: Args) -> Result<()> {
 
 fn evaluate(args: &Args, display: &mut Display) -> Result<Evaluation> {
     let asked = if args.routers.is_empty() { None } else { Some(route::parse_list(&args.routers.join(","))?) };
-    let OpenedModel { model, tokenizer, description, step, recipe, base, beside } =
+    let OpenedModel { mut model, tokenizer, description, step, recipe, base, beside } =
         args.model.open_for(asked.as_deref().unwrap_or_default())?;
+    // What was trained is packed once, not for every batch.
+    model.freeze();
     let routers = asked.unwrap_or_else(|| recipe.as_ref().map_or(Vec::new(), |r| r.routers.clone()));
     route::check(&model, &routers)?;
     let configs = corpora(args, recipe.as_ref().map(|r| [&r.data.learn[..], &r.data.forget[..]]))?;

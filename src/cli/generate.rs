@@ -93,7 +93,9 @@ pub fn run(args: Args) -> Result<()> {
     sampler.validate()?;
     let router = args.router.as_deref().map(str::parse::<Router>).transpose()?;
     let prompt = if args.prompt == "-" { read_prompt()? } else { args.prompt.clone() };
-    let OpenedModel { model, tokenizer, description, recipe, .. } = args.model.open_for(router.as_slice())?;
+    let OpenedModel { mut model, tokenizer, description, recipe, .. } = args.model.open_for(router.as_slice())?;
+    // What was trained is packed once, not for every token.
+    model.freeze();
     // A run with a router is that router, unless something else is asked for.
     let of_run = recipe.filter(|recipe| recipe.method.kind == MethodKind::ScaleRoute).and_then(|recipe| recipe.routers.first().copied());
     let router = router.or(of_run.filter(|_| args.head.is_none()));

@@ -58,7 +58,7 @@ impl Voice {
     /// Reads on and returns the logits to choose the next token from. A router takes note of a prompt's tokens as of any others.
     pub fn read(&mut self, model: &Model, cache: &mut Cache, tokens: &[u32]) -> Result<Vec<f32>> {
         match self {
-            Self::Head(head) => Ok(model.step(cache, tokens)?.swap_remove(*head)),
+            Self::Head(head) => model.step_head(cache, tokens, *head),
             Self::Router(routed) => routed.read(model, cache, tokens),
         }
     }

@@ -4,6 +4,7 @@ pub mod build;
 mod cache;
 mod head;
 mod layer;
+mod one_head;
 pub mod parameter;
 mod precision;
 #[cfg(test)]
@@ -282,17 +283,22 @@ impl Model {
     }
 
     fn advance_here<'m, T>(&'m self, cache: &mut Cache, tokens: &[u32], read: impl FnOnce(&Tape<'m>, &[Part<'_, 'm>]) -> T) -> Result<T> {
+        let sequence = self.append(cache, tokens)?;
+        let mut tape = Tape::inference(&self.parameters, self.precision);
+        let (preserved, adapted) = self.streams(&mut tape, tokens, &sequence, Some(cache));
+        cache.length += tokens.len();
+        Ok(self.with_heads(&mut tape, preserved, adapted, read))
+    }
+
+    /// Where `tokens` stand behind what is in the cache.
+    fn append(&self, cache: &Cache, tokens: &[u32]) -> Result<Arc<Sequence>> {
         self.check_tokens(tokens)?;
         let (past, length) = (cache.length, tokens.len());
         if length == 0 || past + length > cache.capacity {
             return Err(Error::usage(format!("{length} tokens after {past} do not fit a context of {} tokens", cache.capacity)));
         }
         let positions = (past as u32..(past + length) as u32).collect();
-        let sequence = Arc::new(Sequence { batch: 1, length, positions, starts: None });
-        let mut tape = Tape::inference(&self.parameters, self.precision);
-        let (preserved, adapted) = self.streams(&mut tape, tokens, &sequence, Some(cache));
-        cache.length += length;
-        Ok(self.with_heads(&mut tape, preserved, adapted, read))
+        Ok(Arc::new(Sequence { batch: 1, length, positions, starts: None }))
     }
 
     /// Lets `read` look at every head in the order of [`Model::heads`], each of which goes on from the one before it; only where the preserved

@@ -5,6 +5,7 @@ pub mod adamw;
 pub mod attention;
 pub mod bf16;
 pub mod cosine;
+pub mod count;
 pub mod elementwise;
 pub mod embedding;
 pub mod gemm;
