@@ -4,7 +4,7 @@ use super::layer::Streams;
 use super::{Cache, Model, Scores};
 use crate::data::batch::Batch;
 use crate::error::{Error, Result};
-use crate::ops::head::{Head, Part};
+use crate::ops::head::{Compare, Head, Part};
 use crate::ops::on_workers;
 use crate::ops::recorded::Sequence;
 use crate::ops::tape::Tape;
@@ -21,7 +21,7 @@ impl Model {
             let sequence = self.sequence(batch)?;
             let mut tape = Tape::inference(&self.parameters, self.precision);
             let streams = self.streams_of(&mut tape, &batch.tokens, &sequence, None, head);
-            let scores = self.with_head(&mut tape, streams, head, |tape, part| tape.head_scores(part, &batch.targets, false));
+            let scores = self.with_head(&mut tape, streams, head, |tape, part| tape.head_scores(part, &batch.targets, Compare::default()));
             Ok(Scores::new(scores))
         })
     }

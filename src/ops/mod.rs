@@ -4,6 +4,7 @@ pub mod activation;
 pub mod adamw;
 pub mod attention;
 pub mod bf16;
+pub mod contrast;
 pub mod cosine;
 pub mod count;
 pub mod elementwise;
