@@ -4,6 +4,7 @@
 mod compare;
 mod eval;
 mod export;
+mod gate;
 mod generate;
 mod grow;
 mod growth;
@@ -46,6 +47,8 @@ pub enum Command {
     Sweep(sweep::Args),
     /// Repeat one of the paper's analyses, its numbers beside ours
     Study(study::Args),
+    /// Train what the router `gate` asks: a small network that tells the heads' texts apart, without old data
+    Gate(gate::Args),
     /// Continue a prompt
     Generate(generate::Args),
     /// Describe a checkpoint
@@ -72,6 +75,7 @@ impl Command {
             Self::Compare(args) => compare::run(args),
             Self::Sweep(args) => sweep::run(args),
             Self::Study(args) => study::run(args),
+            Self::Gate(args) => gate::run(args),
             Self::Generate(args) => generate::run(args),
             Self::Inspect(args) => inspect::run(args),
             Self::Plan(args) => plan::run(args),

@@ -8,7 +8,7 @@ use treering::data::{Encode, Encoder};
 use treering::hub;
 use treering::model::{Model, Parameter, Precision};
 use treering::recipe::Recipe;
-use treering::route::Router;
+use treering::route::{Gate, Router};
 use treering::tokenizer::Tokenizer;
 pub(super) use treering::train::foundation::{Moved, Place, RingSource, place};
 use treering::train::{Foundation, build};
@@ -81,6 +81,19 @@ pub struct OpenedModel {
     pub base: BaseCheckpoint,
     /// The base that speaks beside it as the preservation head; none unless it was asked for.
     pub beside: Option<PathBuf>,
+    /// The folder of the trained values: a checkpoint, an expansion or an adapter; its gate, where one was trained, is the model's.
+    pub values: Option<PathBuf>,
+}
+
+impl OpenedModel {
+    /// With the folder of its trained values, and the gate that lies there.
+    fn with_values(mut self, folder: &Path) -> Result<Self> {
+        if let Some(gate) = Gate::load(folder)? {
+            self.model.set_gate(gate);
+        }
+        self.values = Some(folder.to_path_buf());
+        Ok(self)
+    }
 }
 
 impl ModelArgs {
@@ -158,7 +171,7 @@ impl ModelArgs {
         let base = BaseCheckpoint::open(&self.model)?;
         let model = Model::from_base(&base, self.dtype.map_or(Precision::F32, Into::into), false)?;
         let tokenizer = base.tokenizer()?;
-        Ok(OpenedModel { model, tokenizer, description: self.model.display().to_string(), step: None, recipe: None, base, beside: None })
+        Ok(OpenedModel { model, tokenizer, description: self.model.display().to_string(), step: None, recipe: None, base, beside: None, values: None })
     }
 
     fn open_run(&self, run: &Path, step: Option<u64>) -> Result<OpenedModel> {
@@ -167,7 +180,8 @@ impl ModelArgs {
         let model = build::restore(&recipe, &foundation, &path)?;
         let tokenizer = foundation.base.tokenizer()?;
         let description = format!("{} ({}, step {step})", run.display(), recipe.method.kind.as_str());
-        Ok(OpenedModel { model, tokenizer, description, step: Some(step), recipe: Some(recipe), base: foundation.base, beside: None })
+        OpenedModel { model, tokenizer, description, step: Some(step), recipe: Some(recipe), base: foundation.base, beside: None, values: None }
+            .with_values(&path)
     }
 
     fn open_expansion(&self) -> Result<OpenedModel> {
@@ -176,7 +190,8 @@ impl ModelArgs {
         let base = foundation.base;
         let tokenizer = base.tokenizer()?;
         let description = format!("{} on {}", self.model.display(), base.path().display());
-        Ok(OpenedModel { model, tokenizer, description, step: None, recipe: None, base, beside: None })
+        OpenedModel { model, tokenizer, description, step: None, recipe: None, base, beside: None, values: None }
+            .with_values(&self.model)
     }
 
     fn open_adapter(&self) -> Result<OpenedModel> {
@@ -185,7 +200,8 @@ impl ModelArgs {
         model.set_parameters(parameters)?;
         let tokenizer = base.tokenizer()?;
         let description = format!("{} on {}", self.model.display(), base.path().display());
-        Ok(OpenedModel { model, tokenizer, description, step: None, recipe: None, base, beside: None })
+        OpenedModel { model, tokenizer, description, step: None, recipe: None, base, beside: None, values: None }
+            .with_values(&self.model)
     }
 }
 
