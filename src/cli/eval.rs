@@ -41,6 +41,9 @@ pub struct Args {
     /// The JSON field or Parquet column that holds the text
     #[arg(long, value_name = "FIELD", default_value = "text")]
     text_field: String,
+    /// Skip and count documents that cannot be read
+    #[arg(long)]
+    skip_bad_records: bool,
     /// Tokens a window [default: the run's own; 512 or the model's context]
     #[arg(long, value_name = "TOKENS")]
     window: Option<usize>,
@@ -149,6 +152,9 @@ fn evaluate(args: &Args, display: &mut Display) -> Result<Evaluation> {
             Ok(())
         };
         let corpus = HeldOut::open(config, Path::new(""), cache, &encoder, &mut on_tokens)?;
+        if corpus.skipped().documents > 0 {
+            display.skipped_records(corpus.name(), corpus.skipped());
+        }
         let total = corpus.tokens();
         let name = corpus.name().to_owned();
         let mut on_token = trace.as_mut().map(|trace| |token: &TracedToken<'_>| trace.write(&name, token));
@@ -195,6 +201,7 @@ fn corpora(args: &Args, of_run: Option<[&[HeldOutConfig]; 2]>) -> Result<Vec<Gro
     }
     for (_, config) in &mut configs {
         config.max_tokens = args.max_tokens.or(config.max_tokens);
+        config.skip_bad_records |= args.skip_bad_records;
     }
     let repeated =
         |(i, (_, config)): (usize, &Grouped)| configs[..i].iter().any(|(_, other)| other.name == config.name && other.path != config.path);

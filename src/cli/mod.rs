@@ -2,6 +2,7 @@
 //! Results go to stdout, progress and messages to stderr; this folder and `main.rs` are the only code that prints.
 
 mod compare;
+mod doctor;
 mod eval;
 mod export;
 mod gate;
@@ -63,6 +64,8 @@ pub enum Command {
     Export(export::Args),
     /// See the whole method at work in a few minutes, with nothing to download
     Quickstart(quickstart::Args),
+    /// Say what this machine has, and test every kernel it can run
+    Doctor(doctor::Args),
 }
 
 impl Command {
@@ -83,6 +86,7 @@ impl Command {
             Self::Rings(args) => rings::run(args),
             Self::Export(args) => export::run(args),
             Self::Quickstart(args) => quickstart::run(args),
+            Self::Doctor(args) => doctor::run(args),
         }
     }
 }

@@ -11,7 +11,7 @@ use super::measure::Suite;
 use super::metrics::{EvalRecord, Record, TrainRecord};
 use super::run_folder::RunFolder;
 use super::trainer::{Hooks, Outcome, Trainer};
-use crate::data::{Encode, Encoder, Progress, TrainStream};
+use crate::data::{Encode, Encoder, Progress, Skipped, TokenCache, TrainStream};
 use crate::error::{Error, Result};
 use crate::eval::leading_token;
 use crate::model::Model;
@@ -33,6 +33,8 @@ pub enum Start {
 pub enum Event<'a> {
     /// A corpus is being tokenised.
     Corpus(&'a Progress),
+    /// Documents of the corpus of this name could not be read and are left out.
+    Skipped(&'a str, &'a Skipped),
     /// The model is being built: for a new expansion, the directions of this many of this many of the base's matrices are found.
     Building(usize, usize),
     /// A newer checkpoint was set aside.
@@ -76,6 +78,9 @@ pub fn train(
     };
     let stream = TrainStream::new(&recipe.data.stream, Path::new(""), &cache, &encoder, recipe.train.seed, &mut on_corpus)?;
     let suite = Suite::open(&recipe, base, &encoder, bos, &cache, &mut on_corpus)?;
+    let sources = recipe.data.stream.train.iter().map(|source| source.path.as_str());
+    let skipped = sources.zip(stream.caches().map(TokenCache::skipped)).filter(|(_, skipped)| skipped.documents > 0);
+    skipped.chain(suite.skipped()).for_each(|(name, skipped)| watch(Event::Skipped(name, skipped)));
     let mut standing = foundation.standing()?;
     if foundation.rings.is_empty() {
         standing.base.path.clone_from(&recipe.model.path);
