@@ -15,10 +15,12 @@
 //! 11. [`generate`]: sampling with a cache.
 //! 12. [`report`]: tables and plots; [`export`]: plain Llama folders and PEFT adapters.
 //! 13. [`study`]: several runs of one recipe: learning-rate sweeps, and the paper's analyses with its numbers beside ours.
+//! 14. [`biography`]: the controlled benchmark, from generated people to the paper's figure and several tasks in a row.
 
 #![deny(missing_docs)]
 
 pub mod baseline;
+pub mod biography;
 pub mod checkpoint;
 pub mod data;
 pub mod error;

@@ -1,6 +1,7 @@
 //! The subcommands, one short file each: `Args` for the command line, `run` for the work.
 //! Results go to stdout, progress and messages to stderr; this folder and `main.rs` are the only code that prints.
 
+mod biography;
 mod compare;
 mod eval;
 mod export;
@@ -45,6 +46,8 @@ pub enum Command {
     Sweep(sweep::Args),
     /// Repeat one of the paper's analyses, its numbers beside ours
     Study(study::Args),
+    /// The paper's controlled benchmark: made-up people, learnt and forgotten
+    Biography(biography::Args),
     /// Continue a prompt
     Generate(generate::Args),
     /// Describe a checkpoint
@@ -70,6 +73,7 @@ impl Command {
             Self::Compare(args) => compare::run(args),
             Self::Sweep(args) => sweep::run(args),
             Self::Study(args) => study::run(args),
+            Self::Biography(args) => biography::run(args),
             Self::Generate(args) => generate::run(args),
             Self::Inspect(args) => inspect::run(args),
             Self::Plan(args) => plan::run(args),

@@ -66,14 +66,37 @@ pub fn render_with(comparison: &Comparison, preface: Option<&Preface>) -> String
     let panels = comparison.panels();
     let mut main = String::new();
     if let Some(preface) = preface {
-        before(&mut main, preface, comparison);
+        before(&mut main, preface, Some(comparison));
     }
     summary(&mut main, comparison);
     main.push_str("<div class=\"panels\">\n");
     for panel in &panels {
-        figure(&mut main, panel, comparison);
+        figure(&mut main, panel, Some(comparison));
     }
     main.push_str("</div>\n");
+    document(&title, &heading, &navigation(&panels), &main, &footer())
+}
+
+/// Writes a page of findings, numbers and pictures that are no comparison of runs.
+pub fn render_alone(preface: &Preface) -> String {
+    let mut main = String::new();
+    before(&mut main, preface, None);
+    let mut nav = String::from("<a href=\"#findings\">What came out</a>");
+    for (number, (heading, _)) in preface.tables.iter().enumerate() {
+        let _ = write!(nav, " <a href=\"#numbers-{}\">{}</a>", number + 1, escape(heading));
+    }
+    for panel in preface.panels.iter().filter(|panel| !panel.drawing.is_empty()) {
+        let _ = write!(nav, " <a href=\"#{}\">{}</a>", escape(&panel.id), escape(heading(panel).0));
+    }
+    let footer = format!(
+        "<p>Made by treering {} from the runs&#39; metrics.jsonl. This file loads nothing from elsewhere and runs no script.</p>\n",
+        env!("CARGO_PKG_VERSION")
+    );
+    document(&preface.title, &preface.title, &nav, &main, &footer)
+}
+
+/// A whole page.
+fn document(title: &str, heading: &str, nav: &str, main: &str, footer: &str) -> String {
     format!(
         "<!DOCTYPE html>\n<html lang=\"en\">\n<head>\n<meta charset=\"utf-8\"/>\n\
          <meta name=\"viewport\" content=\"width=device-width, initial-scale=1\"/>\n\
@@ -84,16 +107,14 @@ pub fn render_with(comparison: &Comparison, preface: Option<&Preface>) -> String
          <header>\n<h1>{heading}</h1>\n<nav aria-label=\"On this page\">{nav}</nav>\n</header>\n<main>\n{main}</main>\n\
          <footer class=\"about\">\n{footer}</footer>\n</body>\n</html>\n",
         version = env!("CARGO_PKG_VERSION"),
-        title = escape(&title),
+        title = escape(title),
         drawing = svg::style(),
-        heading = escape(&heading),
-        nav = navigation(&panels),
-        footer = footer(),
+        heading = escape(heading),
     )
 }
 
 /// The sections of a preface.
-fn before(out: &mut String, preface: &Preface, comparison: &Comparison) {
+fn before(out: &mut String, preface: &Preface, comparison: Option<&Comparison>) {
     out.push_str("<section id=\"findings\">\n<h2>What came out</h2>\n");
     for paragraph in &preface.about {
         let _ = writeln!(out, "<p class=\"about\">{}</p>", escape(paragraph));
@@ -191,7 +212,7 @@ fn heading(panel: &Panel) -> (&str, &str) {
     }
 }
 
-fn figure(out: &mut String, panel: &Panel, comparison: &Comparison) {
+fn figure(out: &mut String, panel: &Panel, comparison: Option<&Comparison>) {
     let (title, subtitle) = heading(panel);
     let _ = writeln!(out, "<section id=\"{}\">\n<h2>{}</h2>", escape(&panel.id), escape(title));
     if panel.drawing.is_empty() {
@@ -204,8 +225,8 @@ fn figure(out: &mut String, panel: &Panel, comparison: &Comparison) {
     out.push_str(&svg::inline(&panel.drawing, NARROW, "narrow"));
     out.push_str("<details>\n<summary>Numbers</summary>\n");
     table(out, &panel.data, title);
-    if panel.id == "parameters" && !comparison.blocks().is_empty() {
-        table(out, &comparison.blocks(), "Trained parameters by block");
+    if let Some(blocks) = comparison.filter(|_| panel.id == "parameters").map(Comparison::blocks).filter(|blocks| !blocks.is_empty()) {
+        table(out, &blocks, "Trained parameters by block");
     }
     out.push_str("</details>\n</section>\n");
 }
