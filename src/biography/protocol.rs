@@ -47,8 +47,10 @@ pub enum Loss {
 pub struct Lesson {
     /// Updates.
     pub steps: u64,
-    /// Windows in one update.
+    /// Windows in one forward pass.
     pub batch_size: usize,
+    /// Forward passes in one update, so that a large batch fits into the memory of a small machine.
+    pub gradient_accumulation: usize,
     /// Tokens a window; of questions at least, since a longer one makes all windows longer.
     pub sequence_length: usize,
     /// The peak rate; of Task 1 … k every method has its own.
@@ -141,7 +143,7 @@ impl Size {
                 new_people: 20,
                 copies: 3,
                 config: config(800, [128, 384, 4, 4], 256, true),
-                dtype: Precision::F32,
+                dtype: Precision::Bf16,
                 growth: Sizes { hidden_size: 64, num_attention_heads: 2, num_key_value_heads: 2, intermediate_size: 192 },
                 pretrain: Lesson { steps: 240, batch_size: 16, sequence_length: 96, warmup_steps: 12, measure_every: 240, ..PRETRAIN },
                 task_zero_lesson: Lesson { steps: 120, batch_size: 48, sequence_length: 24, measure_every: 60, ..TASK_ZERO },
@@ -156,11 +158,11 @@ impl Size {
                 new_people: 400,
                 copies: 5,
                 config: config(800, [128, 384, 4, 4], 256, true),
-                dtype: Precision::F32,
+                dtype: Precision::Bf16,
                 growth: Sizes { hidden_size: 64, num_attention_heads: 2, num_key_value_heads: 2, intermediate_size: 192 },
-                pretrain: Lesson { steps: 1600, batch_size: 24, sequence_length: 96, warmup_steps: 80, measure_every: 400, ..PRETRAIN },
-                task_zero_lesson: Lesson { steps: 800, batch_size: 48, sequence_length: 24, measure_every: 100, ..TASK_ZERO },
-                task_lesson: Lesson { steps: 600, batch_size: 48, sequence_length: 24, measure_every: 50, ..TASK },
+                pretrain: Lesson { steps: 600, batch_size: 24, sequence_length: 96, warmup_steps: 40, measure_every: 200, ..PRETRAIN },
+                task_zero_lesson: Lesson { steps: 300, batch_size: 48, sequence_length: 28, measure_every: 100, ..TASK_ZERO },
+                task_lesson: Lesson { steps: 300, batch_size: 48, sequence_length: 28, measure_every: 50, ..TASK },
                 asked_along: 50,
                 asked_at_end: 800,
             },
@@ -171,22 +173,15 @@ impl Size {
                 new_people: 1_000,
                 copies: 5,
                 config: config(1_600, [192, 576, 6, 6], 256, true),
-                dtype: Precision::F32,
+                dtype: Precision::Bf16,
                 growth: Sizes { hidden_size: 96, num_attention_heads: 3, num_key_value_heads: 3, intermediate_size: 288 },
-                pretrain: Lesson {
-                    steps: 4_000,
-                    batch_size: 24,
-                    sequence_length: 128,
-                    warmup_steps: 200,
-                    measure_every: 1_000,
-                    ..PRETRAIN
-                },
-                task_zero_lesson: Lesson { steps: 4_000, batch_size: 48, sequence_length: 24, measure_every: 400, ..TASK_ZERO },
-                task_lesson: Lesson { steps: 2_000, batch_size: 48, sequence_length: 24, measure_every: 200, ..TASK },
+                pretrain: Lesson { steps: 3_000, batch_size: 24, sequence_length: 128, warmup_steps: 200, measure_every: 500, ..PRETRAIN },
+                task_zero_lesson: Lesson { steps: 2_000, batch_size: 48, sequence_length: 28, measure_every: 250, ..TASK_ZERO },
+                task_lesson: Lesson { steps: 1_000, batch_size: 48, sequence_length: 28, measure_every: 100, ..TASK },
                 asked_along: 50,
                 asked_at_end: 1_000,
             },
-            // BIOGRAPHY's numbers: 80,000 steps of 96 × 512 tokens, then 62,500 of 48 × 32 a task.
+            // 80,000 steps of 96 × 512 tokens, then 62,500 of 48 × 32 a task.
             Self::Paper => Protocol {
                 pretrained: 100_000,
                 task_zero: 50_000,
@@ -198,7 +193,8 @@ impl Size {
                 growth: Sizes { hidden_size: 192, num_attention_heads: 3, num_key_value_heads: 3, intermediate_size: 512 },
                 pretrain: Lesson {
                     steps: 80_000,
-                    batch_size: 96,
+                    batch_size: 8,
+                    gradient_accumulation: 12,
                     sequence_length: 512,
                     learning_rate: 1e-3,
                     learning_rate_floor: 0.1,
@@ -210,6 +206,7 @@ impl Size {
                 task_zero_lesson: Lesson {
                     steps: 62_500,
                     batch_size: 48,
+                    gradient_accumulation: 1,
                     sequence_length: 32,
                     learning_rate: 5e-6,
                     learning_rate_floor: 0.9,
@@ -221,6 +218,7 @@ impl Size {
                 task_lesson: Lesson {
                     steps: 62_500,
                     batch_size: 48,
+                    gradient_accumulation: 1,
                     sequence_length: 32,
                     learning_rate: 5e-6,
                     learning_rate_floor: 0.9,
@@ -240,6 +238,7 @@ impl Size {
 const PRETRAIN: Lesson = Lesson {
     steps: 0,
     batch_size: 24,
+    gradient_accumulation: 1,
     sequence_length: 96,
     learning_rate: 3e-3,
     learning_rate_floor: 0.1,
@@ -252,6 +251,7 @@ const PRETRAIN: Lesson = Lesson {
 const TASK_ZERO: Lesson = Lesson {
     steps: 0,
     batch_size: 48,
+    gradient_accumulation: 1,
     sequence_length: 24,
     learning_rate: 2e-3,
     learning_rate_floor: 0.1,

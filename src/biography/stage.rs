@@ -115,7 +115,7 @@ impl Stage {
         let route = if kind.widens() { format!("\n[route]\nrouter = [{}]\n", quoted(&routers())) } else { String::new() };
         format!(
             "# {title}; size {size} (treering biography run).\n[model]\npath = \"{base}\"\ndtype = \"{dtype}\"\n\n[method]\nkind = \"{kind}\"\n{method}\n\
-             [data]\n{data}\n[train]\nsteps = {steps}\nbatch_size = {batch}\nlearning_rate = {rate:e}\nschedule = \"cosine\"\n\
+             [data]\n{data}\n[train]\nsteps = {steps}\nbatch_size = {batch}\ngradient_accumulation = {accumulation}\nlearning_rate = {rate:e}\nschedule = \"cosine\"\n\
              learning_rate_floor = {floor}\nwarmup_steps = {warmup}\nweight_decay = {decay}\nepsilon = {epsilon:e}\nseed = {seed}\n\
              checkpoint_every_steps = {every}\nkeep_checkpoints = 1\n\n{blocks}[eval]\nevery_steps = {every}\n{route}",
             title = self.title(),
@@ -124,6 +124,7 @@ impl Stage {
             kind = kind.as_str(),
             steps = lesson.steps,
             batch = lesson.batch_size,
+            accumulation = lesson.gradient_accumulation,
             floor = lesson.learning_rate_floor,
             warmup = lesson.warmup_steps,
             decay = lesson.weight_decay,

@@ -82,11 +82,10 @@ pub fn render_alone(preface: &Preface) -> String {
     let mut main = String::new();
     before(&mut main, preface, None);
     let mut nav = String::from("<a href=\"#findings\">What came out</a>");
-    for (number, (heading, _)) in preface.tables.iter().enumerate() {
-        let _ = write!(nav, " <a href=\"#numbers-{}\">{}</a>", number + 1, escape(heading));
-    }
-    for panel in preface.panels.iter().filter(|panel| !panel.drawing.is_empty()) {
-        let _ = write!(nav, " <a href=\"#{}\">{}</a>", escape(&panel.id), escape(heading(panel).0));
+    let tables = || preface.tables.iter().enumerate().map(|(number, (heading, _))| (format!("numbers-{}", number + 1), heading.as_str()));
+    let panels = preface.panels.iter().map(|panel| (panel.id.clone(), heading(panel).0));
+    for (id, heading) in tables().take(1).chain(panels).chain(tables().skip(1)) {
+        let _ = write!(nav, " <a href=\"#{}\">{}</a>", escape(&id), escape(heading));
     }
     let footer = format!(
         "<p>Made by treering {} from the runs&#39; metrics.jsonl. This file loads nothing from elsewhere and runs no script.</p>\n",
@@ -130,15 +129,23 @@ fn before(out: &mut String, preface: &Preface, comparison: Option<&Comparison>) 
         out.push_str("</div>\n");
     }
     out.push_str("</section>\n");
-    for (number, (heading, numbers)) in preface.tables.iter().enumerate() {
-        let _ = writeln!(out, "<section id=\"numbers-{}\">\n<h2>{}</h2>", number + 1, escape(heading));
-        table(out, numbers, heading);
-        out.push_str("</section>\n");
-    }
+    // A page that is about its pictures has them before the numbers, but for the first table.
+    let first = if comparison.is_some() { preface.tables.len() } else { 1 };
+    numbers(out, preface, 0, first);
     if !preface.panels.is_empty() {
         out.push_str("<div class=\"panels\">\n");
         preface.panels.iter().for_each(|panel| figure(out, panel, comparison));
         out.push_str("</div>\n");
+    }
+    numbers(out, preface, first, preface.tables.len());
+}
+
+/// The tables of a preface from `first` to `end`.
+fn numbers(out: &mut String, preface: &Preface, first: usize, end: usize) {
+    for (number, (heading, numbers)) in preface.tables.iter().enumerate().take(end).skip(first) {
+        let _ = writeln!(out, "<section id=\"numbers-{}\">\n<h2>{}</h2>", number + 1, escape(heading));
+        table(out, numbers, heading);
+        out.push_str("</section>\n");
     }
 }
 
@@ -313,6 +320,25 @@ mod tests {
         assert_eq!(page.matches("<summary>Numbers</summary>").count(), drawn);
         assert!(page.contains("prefers-color-scheme:dark") && page.contains("max-width:620px") && page.contains("width=device-width"));
         assert_eq!(page, render(&sample()), "the same runs give the same bytes");
+    }
+
+    #[test]
+    fn a_page_of_its_own_has_its_pictures_between_its_tables() {
+        let table = || {
+            let mut table = Table::new([("a", Align::Left), ("b", Align::Right)]);
+            table.row(["<x>", "1"]);
+            table
+        };
+        let panels = sample().panels().into_iter().take(2).collect();
+        let tables = vec![("First".to_owned(), table()), ("Second".to_owned(), table())];
+        let preface = Preface { title: "A & B".into(), findings: vec![vec!["found".into()]], tables, panels, ..Preface::default() };
+        let page = render_alone(&preface);
+        check(&page);
+        let at = |text: &str| page.find(text).unwrap_or_else(|| panic!("{text}"));
+        let order =
+            ["<h1>A &amp; B", "id=\"findings\"", "id=\"numbers-1\"", "id=\"forgetting-against-learning\"", "id=\"numbers-2\""].map(at);
+        assert!(order.is_sorted(), "{order:?}");
+        assert!(!page.contains("id=\"summary\""));
     }
 
     #[test]
