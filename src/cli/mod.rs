@@ -1,6 +1,7 @@
 //! The subcommands, one short file each: `Args` for the command line, `run` for the work.
 //! Results go to stdout, progress and messages to stderr; this folder and `main.rs` are the only code that prints.
 
+mod biography;
 mod compare;
 mod doctor;
 mod eval;
@@ -50,6 +51,8 @@ pub enum Command {
     Study(study::Args),
     /// Train what the router `gate` asks: a small network that tells the heads' texts apart, without old data
     Gate(gate::Args),
+    /// The paper's controlled benchmark: made-up people, learnt and forgotten
+    Biography(biography::Args),
     /// Continue a prompt
     Generate(generate::Args),
     /// Describe a checkpoint
@@ -79,6 +82,7 @@ impl Command {
             Self::Sweep(args) => sweep::run(args),
             Self::Study(args) => study::run(args),
             Self::Gate(args) => gate::run(args),
+            Self::Biography(args) => biography::run(args),
             Self::Generate(args) => generate::run(args),
             Self::Inspect(args) => inspect::run(args),
             Self::Plan(args) => plan::run(args),

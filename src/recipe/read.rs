@@ -33,7 +33,20 @@ pub(super) fn recipe(table: Table, folder: &Path) -> Result<Recipe> {
 /// The first key that would be right in another section.
 fn misplaced(table: &Table) -> Option<(String, String)> {
     const HOME: [(&str, &[&str]); 5] = [
-        ("data", &["sequence_length", "document_mask", "open_documents", "learn", "forget", "max_held_out_tokens", "skip_bad_records"]),
+        (
+            "data",
+            &[
+                "sequence_length",
+                "document_mask",
+                "open_documents",
+                "packing",
+                "response_template",
+                "learn",
+                "forget",
+                "max_held_out_tokens",
+                "skip_bad_records",
+            ],
+        ),
         (
             "train",
             &["steps", "learning_rate", "gradient_accumulation", "warmup_steps", "weight_decay", "recompute", "threads", "skip_spikes"],
@@ -191,6 +204,9 @@ fn read_data(mut section: Section, folder: &Path) -> Result<DataConfig> {
     let mut stream = StreamConfig::new(sources, section.count("sequence_length", 2..=1 << 20)?.unwrap_or(512));
     stream.document_mask = section.boolean("document_mask")?.unwrap_or(stream.document_mask);
     stream.open_documents = section.count("open_documents", 1..=1 << 16)?.unwrap_or(stream.open_documents);
+    stream.packing = section.boolean("packing")?.unwrap_or(stream.packing);
+    stream.response_template = section.string("response_template")?;
+    stream.validate()?;
     section.finish()?;
     Ok(DataConfig { stream, learn, forget })
 }

@@ -61,6 +61,25 @@ pub fn train(
     stop: &AtomicBool,
     watch: &mut dyn FnMut(Event),
 ) -> Result<Outcome> {
+    train_measured(recipe, foundation, out, start, stop, watch, None)
+}
+
+/// What measures a model after so many steps beside the held-out corpora, and returns numbers by name. It is given what to ask for whether to stop.
+pub type Also<'a> = &'a mut dyn FnMut(&Model, u64, &dyn Fn() -> Result<()>) -> Result<Vec<(String, f64)>>;
+
+/// As [`train`], with another measurement beside that of the held-out corpora.
+///
+/// # Errors
+/// As [`train`].
+pub fn train_measured(
+    recipe: Recipe,
+    foundation: Foundation,
+    out: &Path,
+    start: Start,
+    stop: &AtomicBool,
+    watch: &mut dyn FnMut(Event),
+    mut also: Option<Also<'_>>,
+) -> Result<Outcome> {
     if start == Start::New {
         RunFolder::refuse_existing(out)?;
     }
@@ -130,13 +149,17 @@ pub fn train(
             })
         }),
     };
-    if !suite.is_empty() {
-        hooks.evaluate = Some(Box::new(|model, _| {
+    if !suite.is_empty() || also.is_some() {
+        hooks.evaluate = Some(Box::new(|model, step| {
             let results = suite.evaluate(model, &mut |tokens| {
                 (watch.borrow_mut())(Event::Measuring(tokens, suite.tokens()));
                 check_stop()
             })?;
-            Ok(results.iter().flat_map(|(group, result)| result.metrics(group)).collect())
+            let mut numbers: Vec<(String, f64)> = results.iter().flat_map(|(group, result)| result.metrics(group)).collect();
+            if let Some(also) = also.as_mut() {
+                numbers.extend(also(model, step, &check_stop)?);
+            }
+            Ok(numbers)
         }));
     }
     trainer.run(&mut hooks)
