@@ -278,6 +278,13 @@ fn refuse_other_models(keys: &Keys) -> std::result::Result<(), String> {
     let architecture = keys.get("architectures").and_then(|v| v.get(0)).and_then(Value::as_str);
     match (keys.text("model_type")?, architecture) {
         (Some("llama"), _) | (None, Some("LlamaForCausalLM")) => {}
+        (Some(super::names::WIDENED), _) => {
+            return Err(
+                "is a widened model that `treering export` wrote for transformers, and not read as it is\n  hint: `treering import FOLDER --out RINGS` \
+                 takes its rings back; they can be measured, asked, grown and exported"
+                    .into(),
+            );
+        }
         (Some(other), _) | (None, Some(other)) => {
             return Err(format!("the model is of type \"{other}\"; only the Llama architecture (\"llama\") can be read"));
         }

@@ -11,6 +11,7 @@ pub mod names;
 pub mod rope;
 mod weights;
 
+pub(crate) use base::Folder;
 pub use base::{BaseCheckpoint, Dtype, TensorInfo};
 pub use config::Config;
-pub(crate) use huggingface::TensorFile;
+pub(crate) use huggingface::{MAX_SHARD_BYTES, TensorFile};

@@ -98,6 +98,7 @@ impl RingSource {
                 let mut standing = manifest.standing();
                 // As `grow` always has: a relative path starts at the folder.
                 standing.base.path = path.join(&standing.base.path);
+                standing.rings.iter_mut().for_each(|ring| ring.path = path.join(&ring.path));
                 Ok(Some(Self { path: absolute(path)?, standing, described: Described::Expansion(Box::new(manifest)) }))
             }
             Place::Run(run, step) => {
@@ -125,6 +126,14 @@ impl RingSource {
                     baseline.as_str()
                 ))),
             },
+        }
+    }
+
+    /// The recipe that it was trained by, and the state it was left in; `None` for an expansion's folder, which says neither.
+    pub fn trained(&self) -> Option<(&Recipe, &State)> {
+        match &self.described {
+            Described::Expansion(_) => None,
+            Described::Run(recipe, state) => Some((recipe, state)),
         }
     }
 
