@@ -44,6 +44,7 @@ class TreeringConfig(PretrainedConfig):
         attention_bias=False,
         mlp_bias=False,
         sliding_window=None,
+        use_sliding_window=False,
         layer_types=None,
         use_cache=True,
         initializer_range=0.02,
@@ -68,6 +69,7 @@ class TreeringConfig(PretrainedConfig):
         self.attention_bias = attention_bias
         self.mlp_bias = mlp_bias
         self.sliding_window = sliding_window
+        self.use_sliding_window = use_sliding_window
         self.layer_types = layer_types
         self.use_cache = use_cache
         self.initializer_range = initializer_range
@@ -84,6 +86,17 @@ class TreeringConfig(PretrainedConfig):
         """The first layer in which the innermost ring changes the base stream; the number of layers where none does."""
         placement = self.rings[0]["placement"] if self.rings else {"modules": []}
         return min(placement["preserved_layers"], self.num_hidden_layers) if placement["modules"] else self.num_hidden_layers
+
+    def adapts(self, layer, module):
+        """Whether the innermost ring writes to the base in `module` (`attention` or `ffn`) of this layer."""
+        return layer >= self.fork_layer and module in self.rings[0]["placement"]["modules"]
+
+    def window(self, layer):
+        """How many tokens a query of this layer sees, itself included; `None` for all."""
+        if self.base_model_type == "mistral":
+            return self.sliding_window
+        slides = self.base_model_type in ("qwen2", "qwen3") and self.use_sliding_window
+        return self.sliding_window if slides and self.layer_types[layer] == "sliding_attention" else None
 
     def to_diff_dict(self):
         """Everything: other readers have other defaults than this class."""

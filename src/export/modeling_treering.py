@@ -13,9 +13,10 @@ from torch import nn
 from transformers import DynamicCache, LlamaConfig, PreTrainedModel
 from transformers.generation import GenerationMixin
 from transformers.modeling_outputs import CausalLMOutputWithPast
-from transformers.models.llama.modeling_llama import LlamaRotaryEmbedding, apply_rotary_pos_emb
+from transformers.models.llama.modeling_llama import LlamaRotaryEmbedding
 
 from .configuration_treering import TreeringConfig
+from .layers_treering import RMSNorm, TreeringLayer, WidenedEmbedding, WidenedHead, WidenedLinear, WidenedNorm, rings_of
 from .routing_treering import Route, mix
 
 # Versions of transformers have one of two names for it.
@@ -65,173 +66,6 @@ class TreeringCache(DynamicCache):
         if self.route is not None:
             raise ValueError("a router cannot unlearn tokens, so what takes tokens back (assisted generation) needs a head: router=None")
         super().crop(*args, **kwargs)
-
-
-class RMSNorm(nn.Module):
-    """Root-mean-square norm over the last dimension, computed in float32."""
-
-    def __init__(self, size, eps):
-        super().__init__()
-        self.weight = nn.Parameter(torch.ones(size))
-        self.eps = eps
-
-    def forward(self, x):
-        h = x.float()
-        h = h * torch.rsqrt(h.pow(2).mean(-1, keepdim=True) + self.eps)
-        return self.weight * h.to(x.dtype)
-
-
-def rings_of(module, count):
-    """The parts of `module` that belong to the first `count` rings."""
-    return [getattr(module, f"ring_{number}") for number in range(1, count + 1)]
-
-
-def add_rings(module, blocks):
-    """Gives `module` a child `ring_1`, `ring_2` ... for each dict of blocks."""
-    for number, ring in enumerate(blocks, start=1):
-        module.add_module(f"ring_{number}", nn.ModuleDict(ring))
-
-
-class WidenedNorm(RMSNorm):
-    """Every stream normed by itself, each with a weight of its own."""
-
-    def __init__(self, size, added, eps):
-        super().__init__(size, eps)
-        add_rings(self, [{"expansion": RMSNorm(width, eps)} for width in added])
-
-    def forward(self, streams):
-        rings = rings_of(self, len(streams) - 1)
-        return [super().forward(streams[0])] + [ring["expansion"](x) for ring, x in zip(rings, streams[1:])]
-
-
-class WidenedEmbedding(nn.Embedding):
-    """Every stream's embedding."""
-
-    def __init__(self, vocabulary, size, added):
-        super().__init__(vocabulary, size)
-        add_rings(self, [{"expansion": nn.Embedding(vocabulary, width)} for width in added])
-
-    def forward(self, tokens, rings):
-        return [super().forward(tokens)] + [ring["expansion"](tokens) for ring in rings_of(self, rings)]
-
-
-class WidenedLinear(nn.Module):
-    """A linear module over all streams: the base's weight, and each ring's blocks beside it."""
-
-    def __init__(self, size_in, size_out, bias, added, adapts):
-        super().__init__()
-        self.weight = nn.Parameter(torch.empty(size_out, size_in))
-        self.bias = nn.Parameter(torch.zeros(size_out)) if bias else None
-        blocks = []
-        for number, (width, rows) in enumerate(added, start=1):
-            ring = {"base_to_expansion": nn.Linear(size_in, rows, bias=False)}
-            for inner in range(1, number):
-                ring[f"ring_{inner}_to_expansion"] = nn.Linear(added[inner - 1][0], rows, bias=False)
-            ring["expansion_to_expansion"] = nn.Linear(width, rows, bias=False)
-            if adapts and number == 1:
-                ring["expansion_to_base"] = nn.Linear(width, size_out, bias=False)
-            blocks.append(ring)
-        add_rings(self, blocks)
-
-    def forward(self, inputs):
-        """One output a stream; the base stream alone is the base itself."""
-        outputs = [F.linear(inputs[0], self.weight, self.bias)]
-        for number, ring in enumerate(rings_of(self, len(inputs) - 1), start=1):
-            reads = ["base_to_expansion", *(f"ring_{inner}_to_expansion" for inner in range(1, number)), "expansion_to_expansion"]
-            outputs.append(sum(ring[block](x) for block, x in zip(reads, inputs)))
-            if "expansion_to_base" in ring:
-                outputs[0] = outputs[0] + ring["expansion_to_base"](inputs[number])
-        return outputs
-
-
-class WidenedHead(nn.Module):
-    """The output projection: each head adds a ring's share to the head before it."""
-
-    def __init__(self, vocabulary, size, added, tied):
-        super().__init__()
-        # A tied base uses its embedding.
-        self.weight = None if tied else nn.Parameter(torch.empty(vocabulary, size))
-        add_rings(self, [{"expansion": nn.Linear(width, vocabulary, bias=False)} for width in added])
-
-    def base(self, x, embedding):
-        return F.linear(x, embedding if self.weight is None else self.weight)
-
-
-class TreeringAttention(nn.Module):
-    """Attention: the streams share positions and mask, and their heads never mix before `o_proj`."""
-
-    def __init__(self, config, layer):
-        super().__init__()
-        size, dim = config.hidden_size, config.head_dim
-        rings = [ring["sizes"] for ring in config.rings]
-        self.dim, self.layer = dim, layer
-        # Query heads and key/value heads of each stream.
-        self.heads = [(config.num_attention_heads, config.num_key_value_heads)]
-        self.heads += [(ring["num_attention_heads"], ring["num_key_value_heads"]) for ring in rings]
-        adapts = layer >= config.fork_layer and "attention" in config.rings[0]["placement"]["modules"]
-
-        def linear(base_in, base_out, added, bias):
-            return WidenedLinear(base_in, base_out, bias, added, adapts)
-
-        widths = [ring["hidden_size"] for ring in rings]
-        queries = [ring["num_attention_heads"] * dim for ring in rings]
-        keys = [ring["num_key_value_heads"] * dim for ring in rings]
-        query, key = (count * dim for count in self.heads[0])
-        bias = config.attention_bias
-        self.q_proj = linear(size, query, list(zip(widths, queries)), bias)
-        self.k_proj = linear(size, key, list(zip(widths, keys)), bias)
-        self.v_proj = linear(size, key, list(zip(widths, keys)), bias)
-        self.o_proj = linear(query, size, list(zip(queries, widths)), bias)
-
-    def forward(self, inputs, rotary, mask, cache, slots):
-        projected = zip(self.heads, slots, self.q_proj(inputs), self.k_proj(inputs), self.v_proj(inputs))
-        return self.o_proj([self.attend(*stream, rotary, mask, cache) for stream in projected])
-
-    def attend(self, heads, slot, q, k, v, rotary, mask, cache):
-        batch, length, _ = q.shape
-        q, k, v = (x.view(batch, length, count, self.dim).transpose(1, 2) for x, count in ((q, heads[0]), (k, heads[1]), (v, heads[1])))
-        q, k = apply_rotary_pos_emb(q, k, *rotary)
-        if cache is not None:
-            k, v = cache.update(k, v, slot)
-        k, v = (x.repeat_interleave(heads[0] // heads[1], dim=1) for x in (k, v))
-        mask, causal = mask
-        out = F.scaled_dot_product_attention(q, k, v, attn_mask=mask, is_causal=causal, scale=self.dim**-0.5)
-        return out.transpose(1, 2).reshape(batch, length, -1)
-
-
-class TreeringMLP(nn.Module):
-    """SwiGLU: old and new channels never mix before `down_proj`."""
-
-    def __init__(self, config, layer):
-        super().__init__()
-        size, channels = config.hidden_size, config.intermediate_size
-        up = [(ring["sizes"]["hidden_size"], ring["sizes"]["intermediate_size"]) for ring in config.rings]
-        down = [(channels, width) for width, channels in up]
-        adapts = layer >= config.fork_layer and "ffn" in config.rings[0]["placement"]["modules"]
-        self.gate_proj = WidenedLinear(size, channels, config.mlp_bias, up, adapts)
-        self.up_proj = WidenedLinear(size, channels, config.mlp_bias, up, adapts)
-        self.down_proj = WidenedLinear(channels, size, config.mlp_bias, down, adapts)
-
-    def forward(self, inputs):
-        return self.down_proj([F.silu(gate) * up for gate, up in zip(self.gate_proj(inputs), self.up_proj(inputs))])
-
-
-class TreeringLayer(nn.Module):
-    """A decoder layer over the base stream and as many rings' streams as are given."""
-
-    def __init__(self, config, layer):
-        super().__init__()
-        widths = [ring["sizes"]["hidden_size"] for ring in config.rings]
-        self.input_layernorm = WidenedNorm(config.hidden_size, widths, config.rms_norm_eps)
-        self.self_attn = TreeringAttention(config, layer)
-        self.post_attention_layernorm = WidenedNorm(config.hidden_size, widths, config.rms_norm_eps)
-        self.mlp = TreeringMLP(config, layer)
-
-    def forward(self, streams, rotary, mask, cache, slots):
-        attended = self.self_attn(self.input_layernorm(streams), rotary, mask, cache, slots)
-        streams = [x + y for x, y in zip(streams, attended)]
-        channels = self.mlp(self.post_attention_layernorm(streams))
-        return [x + y for x, y in zip(streams, channels)]
 
 
 class TreeringPreTrainedModel(PreTrainedModel):
@@ -289,27 +123,28 @@ class TreeringModel(TreeringPreTrainedModel):
         layers, fork = self.config.num_hidden_layers, self.config.fork_layer
         streams, kept = self.embed_tokens(input_ids, rings), None
         rotary = self.angles(streams[0], positions)
-        mask = self.mask(input_ids.shape[1], real)
+        masks = {window: self.mask(input_ids.shape[1], real, window) for window in {layer.window for layer in self.layers}}
         slots = [stream * layers for stream in range(rings + 1)]
         after = (len(self.config.rings) + 1) * layers - fork
         for index, layer in enumerate(self.layers):
             if preserved and index == fork:
                 kept = streams[0]
             if kept is not None:
-                (kept,) = layer([kept], rotary, mask, cache, [after + index])
-            streams = layer(streams, rotary, mask, cache, [slot + index for slot in slots])
+                (kept,) = layer([kept], rotary, masks, cache, [after + index])
+            streams = layer(streams, rotary, masks, cache, [slot + index for slot in slots])
         return self.norm(streams), None if kept is None else self.norm([kept])[0]
 
-    def mask(self, length, real):
-        """What each of the last `length` positions sees: `real` says of all so far, cached ones included, which are tokens."""
+    def mask(self, length, real, window):
+        """What each of the last `length` positions sees, and whether that is all before it: `real` says of all positions so far, cached ones
+        included, which are tokens; with a window a position sees so many, itself included."""
         total = real.shape[1]
-        if length == total and bool(real.all()):
+        if length == total and bool(real.all()) and (window is None or window >= total):
             return None, length > 1
         at = torch.arange(total, device=real.device)
-        visible = at[None, :] <= at[total - length :, None]
+        back = at[total - length :, None] - at[None, :]
+        visible = (back >= 0) if window is None else (back >= 0) & (back < window)
         # Padding sees itself, for attention to nothing is no number.
-        itself = at[None, :] == at[total - length :, None]
-        return (visible[None] & real[:, None, :] | itself[None])[:, None], False
+        return (visible[None] & real[:, None, :] | (back == 0)[None])[:, None], False
 
 
 class TreeringForCausalLM(TreeringPreTrainedModel, GenerationMixin):

@@ -15,8 +15,9 @@ use crate::train::Foundation;
 use crate::train::foundation::RingSource;
 
 /// The Python code that computes a widened model, beside its configuration.
-const CODE: [(&str, &str); 3] = [
+const CODE: [(&str, &str); 4] = [
     ("configuration_treering.py", include_str!("configuration_treering.py")),
+    ("layers_treering.py", include_str!("layers_treering.py")),
     ("modeling_treering.py", include_str!("modeling_treering.py")),
     ("routing_treering.py", include_str!("routing_treering.py")),
 ];
