@@ -11,6 +11,7 @@ mod generate;
 mod grow;
 mod growth;
 mod hub;
+mod import;
 mod inspect;
 mod open;
 mod plan;
@@ -63,8 +64,10 @@ pub enum Command {
     Grow(grow::Args),
     /// List the rings of a model, or write one of them to a folder of its own
     Rings(rings::Args),
-    /// Write a trained model as others read it: a plain Llama folder, or a PEFT adapter
+    /// Write a trained model as others read it: a folder for transformers, or a PEFT adapter
     Export(export::Args),
+    /// Take back what others trained: an exported widened model, or a PEFT adapter
+    Import(import::Args),
     /// See the whole method at work in a few minutes, with nothing to download
     Quickstart(quickstart::Args),
     /// Say what this machine has, and test every kernel it can run
@@ -89,6 +92,7 @@ impl Command {
             Self::Grow(args) => grow::run(args),
             Self::Rings(args) => rings::run(args),
             Self::Export(args) => export::run(args),
+            Self::Import(args) => import::run(args),
             Self::Quickstart(args) => quickstart::run(args),
             Self::Doctor(args) => doctor::run(args),
         }
