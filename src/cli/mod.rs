@@ -14,6 +14,7 @@ mod progress;
 mod quickstart;
 mod rings;
 mod study;
+mod suite;
 mod sweep;
 mod train;
 

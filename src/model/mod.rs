@@ -2,6 +2,9 @@
 
 pub mod build;
 mod cache;
+mod forest;
+#[cfg(test)]
+mod forest_tests;
 mod head;
 mod layer;
 pub mod parameter;
@@ -22,6 +25,7 @@ use crate::ops::recorded::Sequence;
 use crate::ops::rope::RopeTable;
 use crate::ops::tape::{Tape, Var, Vector, Weight};
 pub use cache::Cache;
+pub use forest::Forest;
 pub use head::Head;
 use layer::{Layer, RingLayer, Streams};
 pub use parameter::{Block, Gradients, Parameter};
@@ -288,7 +292,7 @@ impl Model {
             return Err(Error::usage(format!("{length} tokens after {past} do not fit a context of {} tokens", cache.capacity)));
         }
         let positions = (past as u32..(past + length) as u32).collect();
-        let sequence = Arc::new(Sequence { batch: 1, length, positions, starts: None });
+        let sequence = Arc::new(Sequence { batch: 1, length, positions, starts: None, forest: None });
         let mut tape = Tape::inference(&self.parameters, self.precision);
         let (preserved, adapted) = self.streams(&mut tape, tokens, &sequence, Some(cache));
         cache.length += length;
@@ -393,6 +397,6 @@ impl Model {
             return Err(Error::usage("document starts lie behind their tokens or are not one a token"));
         }
         let positions = (0..expected).map(|i| (i % length) as u32 - starts.as_ref().map_or(0, |s| s[i])).collect();
-        Ok(Arc::new(Sequence { batch: windows, length, positions, starts }))
+        Ok(Arc::new(Sequence { batch: windows, length, positions, starts, forest: None }))
     }
 }

@@ -43,6 +43,8 @@ pub enum Event<'a> {
     Step(&'a TrainRecord),
     /// This many tokens of this many are scored.
     Measuring(u64, u64),
+    /// This many items of this many of the tasks are done.
+    Asking(u64, u64),
     /// A measurement was made.
     Evaluation(&'a EvalRecord),
 }
@@ -114,6 +116,7 @@ pub fn train(
     let steps = recipe.train.schedule.steps;
     let mut trainer = Trainer::new(recipe, model, stream, folder, standing, encoder.fingerprint(), point.as_ref())?;
     watch(Event::Begin(point.as_ref().map_or(0, |point| point.state.step), steps));
+    let tasks_folder = out.join("suites");
     let watch = RefCell::new(watch);
     let mut hooks = Hooks {
         stop,
@@ -126,12 +129,16 @@ pub fn train(
         }),
     };
     if !suite.is_empty() {
-        hooks.evaluate = Some(Box::new(|model, _| {
+        hooks.evaluate = Some(Box::new(|model, step| {
             let results = suite.evaluate(model, &mut |tokens| {
                 (watch.borrow_mut())(Event::Measuring(tokens, suite.tokens()));
                 check_stop()
             })?;
-            Ok(results.iter().flat_map(|(group, result)| result.metrics(group)).collect())
+            let tasks = suite.evaluate_tasks(model, step, &tasks_folder, &mut |done, total| {
+                (watch.borrow_mut())(Event::Asking(done, total));
+                check_stop()
+            })?;
+            Ok(results.iter().flat_map(|(group, result)| result.metrics(group)).chain(tasks).collect())
         }));
     }
     trainer.run(&mut hooks)
