@@ -19,6 +19,7 @@ mod progress;
 mod quickstart;
 mod rings;
 mod study;
+mod suite;
 mod sweep;
 mod train;
 

@@ -95,7 +95,7 @@ pub(super) fn ring(c: &Config, inner: &[Sizes], growth: &Growth, fresh: bool) ->
         .collect()
 }
 
-fn widened(c: &Config, precision: Precision, growth: Growth, fresh: bool) -> Model {
+pub(super) fn widened(c: &Config, precision: Precision, growth: Growth, fresh: bool) -> Model {
     let mut model = Model::from_base(&base(c), precision, false).unwrap();
     model.widen(growth.clone(), expansion(c, &growth, fresh)).unwrap();
     model

@@ -5,7 +5,7 @@ use std::path::{Path, PathBuf};
 use toml::{Table, Value};
 
 use super::section::Section;
-use super::{DataConfig, EvalConfig, MOST, MethodConfig, MethodKind, ModelConfig, Recipe, baseline};
+use super::{DataConfig, EvalConfig, MOST, MethodConfig, MethodKind, ModelConfig, Recipe, baseline, suite};
 use crate::data::{CorpusConfig, Format, HeldOutConfig, Split, StreamConfig, TrainSource};
 use crate::error::{Error, Result};
 use crate::grow::{Initial, Initialisation, Module};
@@ -91,7 +91,7 @@ fn read(table: Table, folder: &Path) -> Result<Recipe> {
     let (kind, method) = read_kind(method)?;
     let train = read_train(train, kind)?;
     let method = read_method(method, kind, train.seed)?;
-    let eval = read_eval(eval, &data, &train)?;
+    let eval = read_eval(eval, &data, &train, folder)?;
     let routers = read_route(route, kind)?;
     Ok(Recipe { model, method, data, train, eval, routers })
 }
@@ -100,7 +100,7 @@ fn missing(section: &Section, key: &str, example: &str) -> Error {
     section.error(key, format!("is missing; for example {key} = {example}"))
 }
 
-fn absolute(folder: &Path, path: &str) -> String {
+pub(super) fn absolute(folder: &Path, path: &str) -> String {
     if path.starts_with(SCHEME) {
         return path.into();
     }
@@ -326,7 +326,7 @@ fn check_blocks<'a>(method: MethodKind, blocks: impl Iterator<Item = &'a Block>)
     Ok(())
 }
 
-fn read_eval(mut section: Section, data: &DataConfig, train: &TrainConfig) -> Result<EvalConfig> {
+fn read_eval(mut section: Section, data: &DataConfig, train: &TrainConfig, folder: &Path) -> Result<EvalConfig> {
     let window = section.count("window", 2..=1 << 20)?.unwrap_or(data.stream.sequence_length);
     let stride = section.count("stride", 1..=1 << 20)?.unwrap_or(window.div_ceil(2));
     if stride > window {
@@ -339,6 +339,7 @@ fn read_eval(mut section: Section, data: &DataConfig, train: &TrainConfig) -> Re
         stride,
         batch_size: section.count("batch_size", 1..=1 << 16)?.unwrap_or(train.batch_size),
         representation: section.boolean("representation")?.unwrap_or(false),
+        suite: suite::read(&mut section, folder)?,
     };
     section.finish()?;
     Ok(config)

@@ -45,6 +45,8 @@ pub enum Event<'a> {
     Step(&'a TrainRecord),
     /// This many tokens of this many are scored.
     Measuring(u64, u64),
+    /// This many items of this many of the tasks are done.
+    Asking(u64, u64),
     /// A measurement was made.
     Evaluation(&'a EvalRecord),
 }
@@ -138,6 +140,7 @@ pub fn train_measured(
     let steps = recipe.train.schedule.steps;
     let mut trainer = Trainer::new(recipe, model, stream, folder, standing, encoder.fingerprint(), point.as_ref())?;
     watch(Event::Begin(point.as_ref().map_or(0, |point| point.state.step), steps));
+    let tasks_folder = out.join("suites");
     let watch = RefCell::new(watch);
     let mut hooks = Hooks {
         stop,
@@ -156,6 +159,10 @@ pub fn train_measured(
                 check_stop()
             })?;
             let mut numbers: Vec<(String, f64)> = results.iter().flat_map(|(group, result)| result.metrics(group)).collect();
+            numbers.extend(suite.evaluate_tasks(model, step, &tasks_folder, &mut |done, total| {
+                (watch.borrow_mut())(Event::Asking(done, total));
+                check_stop()
+            })?);
             if let Some(also) = also.as_mut() {
                 numbers.extend(also(model, step, &check_stop)?);
             }
