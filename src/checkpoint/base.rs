@@ -116,7 +116,13 @@ impl BaseCheckpoint {
     pub(crate) fn open_as(path: &Path, config: Config, keep: impl Fn(&str) -> bool) -> Result<Self> {
         let mut weights = huggingface::open(path)?;
         weights.entries.retain(|name, _| keep(name));
-        Ok(Self { path: path.to_path_buf(), config, source: Source::Directory(weights), sha256: OnceLock::new() })
+        Ok(Self {
+            path: path.to_path_buf(),
+            local: path.to_path_buf(),
+            config,
+            source: Source::Directory(weights),
+            sha256: OnceLock::new(),
+        })
     }
 
     /// A base whose weights are in memory: each tensor's shape and values by its Hugging Face name.

@@ -263,7 +263,7 @@ impl<'m> Tape<'m> {
             assert!(!self.needs([&q, &k, &v].map(|x| x.node.is_some())), "a forest is not trained on");
             let mut out = Tensor::scratch(q.value.rows(), q.value.cols());
             let sizes = (heads.query, heads.key_value, heads.dim);
-            attention::forward_forest(sizes, q.value.data(), k.value.data(), v.value.data(), segments, out.data_mut());
+            attention::forward_forest(sizes, q.value.data(), k.value.data(), v.value.data(), segments, heads.window, out.data_mut());
             return self.constant(out);
         }
         let shape = Shape {

@@ -244,7 +244,9 @@ mod tests {
         let found = together.last().unwrap();
         assert!((found.log_probs[0] - of(0)).abs() < 1e-5 && (found.log_probs[1] - of(1)).abs() < 1e-5);
         assert_eq!(found.features[13], 10f64.ln_1p(), "ten tokens were predicted before it");
-        assert!(of_texts(&Model::from_base(&base(&config(true, false)), Precision::F32, false).unwrap(), &texts, &mut |_, _| Ok(())).is_err());
+        assert!(
+            of_texts(&Model::from_base(&base(&config(true, false)), Precision::F32, false).unwrap(), &texts, &mut |_, _| Ok(())).is_err()
+        );
     }
 
     #[test]
