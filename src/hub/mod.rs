@@ -52,7 +52,10 @@ pub struct Settings {
 struct Hub {
     settings: Settings,
     api: Api,
+    /// Fetches files, from wherever they are.
     agent: ureq::Agent,
+    /// Asks about files, and goes nowhere else for an answer.
+    asking: ureq::Agent,
 }
 
 static SETTINGS: OnceLock<fn() -> Result<Settings>> = OnceLock::new();
@@ -139,7 +142,7 @@ impl Hub {
             .with_user_agent("treering", env!("CARGO_PKG_VERSION"))
             .with_progress(false);
         let api = builder.build().map_err(|error| Error::usage(format!("no client for {}: {error}", settings.endpoint)))?;
-        Ok(Self { agent: download::agent(), settings, api })
+        Ok(Self { agent: download::agent(download::REDIRECTS), asking: download::agent(0), settings, api })
     }
 
     fn repo(name: &HubName, revision: &str) -> Repo {
