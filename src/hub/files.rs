@@ -149,6 +149,16 @@ impl Hub {
         Ok(path)
     }
 
+    /// The `config.json` of what is a plain model in a folder.
+    pub(super) fn configuration(&self, name: &HubName) -> Result<Option<PathBuf>> {
+        let commit = self.commit(name)?;
+        let files = self.list(name, &commit)?;
+        let prefix = if name.path.is_empty() { String::new() } else { format!("{}/", name.path) };
+        let has = |file: &str| files.contains(&format!("{prefix}{file}"));
+        let plain = has("config.json") && !["treering.json", "adapter_config.json"].into_iter().any(has);
+        if plain { self.fetch(&name.at(&commit), &format!("{prefix}config.json")).map(Some) } else { Ok(None) }
+    }
+
     /// The path, or the pattern, of a corpus in the cache, with its files there.
     pub(super) fn corpus(&self, name: &HubName, wanted: &dyn Fn(&Path) -> bool) -> Result<PathBuf> {
         let commit = self.commit(name)?;

@@ -83,6 +83,17 @@ pub fn local(path: &Path) -> Result<Cow<'_, Path>> {
     }
 }
 
+/// For an `hf://` name of a plain model its `config.json`, fetched where it is not there, and nothing else; `None` for any other path.
+///
+/// # Errors
+/// As [`local`].
+pub fn configuration(path: &Path) -> Result<Option<PathBuf>> {
+    match HubName::of(path)? {
+        None => Ok(None),
+        Some(name) => hub(&name)?.configuration(&name),
+    }
+}
+
 /// For an `hf://` name of a corpus the path, or pattern, of its files in the cache, those that `wanted` accepts fetched where they are not there.
 ///
 /// # Errors

@@ -79,6 +79,12 @@ fn a_model_is_fetched_once_into_the_shared_cache_and_read_offline_from_then_on()
     // Not needed, so not fetched.
     assert!(!snapshot.join("expected.json").exists());
 
+    // A plan needs the configuration alone.
+    let planner = Client::of(&server);
+    let plan = json(&planner.run(&["plan", "hf://org/tiny", "--no-speed", "--json"]));
+    assert_eq!(plan["frozen_parameters"], first["parameter_count"]);
+    let fetched = fs::read_dir(planner.folder("models--org--tiny").join("snapshots").join(&commit)).unwrap();
+    assert_eq!(fetched.map(|entry| entry.unwrap().file_name()).collect::<Vec<_>>(), ["config.json"]);
     server.requests();
     for name in [format!("hf://org/tiny@{commit}"), "hf://org/tiny".into()] {
         assert_eq!(json(&client.offline(&["inspect", &name, "--hash", "--json"])), first);
