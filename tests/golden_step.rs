@@ -82,7 +82,7 @@ fn model(name: &str, method: &str, golden: &Golden, precision: Precision) -> Mod
 }
 
 fn update(optimizer: &mut Optimizer, model: &mut Model, gradients: &Gradients, batch: &Batch, step: u64, learning_rate: f64) {
-    optimizer.update(model.parameters_mut(), gradients, 1.0 / batch.target_count() as f32, step, |_| learning_rate);
+    optimizer.update(model.parameters_mut(), gradients, 1.0 / batch.target_count() as f32, step, |_| learning_rate).unwrap();
 }
 
 fn optimizer(golden: &Golden, model: &Model) -> Optimizer {

@@ -52,7 +52,7 @@ fn train(model: &mut Model, steps: u64) {
         let mut gradients = Gradients::zeros(model.parameters());
         model.place_dropout(step, 0);
         model.loss_and_gradients(&batch(2, 13, false), &mut gradients, 0.05, false).unwrap();
-        optimizer.update(model.parameters_mut(), &gradients, 1.0, step, |_| 0.02);
+        optimizer.update(model.parameters_mut(), &gradients, 1.0, step, |_| 0.02).unwrap();
     }
 }
 

@@ -138,6 +138,13 @@ fn family_of(keys: &Keys) -> std::result::Result<Family, String> {
     let Some(name) = keys.text("model_type")?.or(architecture) else {
         return Err(format!("has no `model_type`; what can be read is {}", Family::known()));
     };
+    if name == super::names::WIDENED {
+        return Err(
+            "is a widened model that `treering export` wrote for transformers, and not read as it is\n  hint: `treering import FOLDER --out RINGS` \
+             takes its rings back; they can be measured, asked, grown and exported"
+                .into(),
+        );
+    }
     Family::find(name).ok_or_else(|| format!("the model is of type \"{name}\"; what can be read is {}", Family::known()))
 }
 

@@ -13,7 +13,8 @@ pub mod names;
 pub mod rope;
 mod weights;
 
+pub(crate) use base::Folder;
 pub use base::{BaseCheckpoint, Dtype, TensorInfo};
 pub use config::Config;
 pub use family::{Family, QueryKeyNorm};
-pub(crate) use huggingface::TensorFile;
+pub(crate) use huggingface::{MAX_SHARD_BYTES, TensorFile};

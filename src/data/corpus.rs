@@ -61,6 +61,9 @@ pub struct CorpusConfig {
     /// How plain text files are cut into documents.
     #[serde(default)]
     pub split: Split,
+    /// Whether documents that cannot be read are left out and counted, rather than an error.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub skip_bad_records: bool,
 }
 
 /// The field that holds the text unless a recipe names another.
@@ -71,7 +74,7 @@ pub(super) fn default_text_field() -> String {
 impl CorpusConfig {
     /// A corpus at `path`, read in the default way.
     pub fn new(path: impl Into<String>) -> Self {
-        Self { path: path.into(), text_field: default_text_field(), format: None, split: Split::default() }
+        Self { path: path.into(), text_field: default_text_field(), format: None, split: Split::default(), skip_bad_records: false }
     }
 
     /// The files of this corpus, sorted; a relative path starts at `base`.

@@ -115,6 +115,33 @@ fn a_prompt_in_pieces_equals_one_prefill_with_every_stream_cached() {
 }
 
 #[test]
+fn a_head_alone_says_what_it_says_among_the_others_bit_for_bit() {
+    for precision in PRECISIONS {
+        let c = config(true, true);
+        let pair =
+            Model::from_base(&base(&c), precision, true).unwrap().beside(Model::from_base(&base(&c), precision, false).unwrap()).unwrap();
+        let mut one = Model::from_base(&base(&c), precision, false).unwrap();
+        add(&mut one, &growth(1, &[Module::Attention]), false);
+        for model in placements().iter().map(|growth| three(&c, precision, growth)).chain([one, pair]) {
+            let b = batch(2, 17, true);
+            let scores = model.score(&b, false).unwrap();
+            for head in 0..model.heads().len() {
+                let alone = model.score_head(&b, head).unwrap();
+                assert_eq!((alone.log_probs.len(), &alone.log_probs[0]), (1, &scores.log_probs[head]), "{head}");
+                assert_eq!((&alone.largest[0], &alone.correct[0]), (&scores.largest[head], &scores.correct[head]));
+                let (mut all, mut own) = (model.new_cache(32), model.new_cache(32));
+                for tokens in [&b.tokens[..9], &b.tokens[9..10], &b.tokens[10..17]] {
+                    let expected = model.step(&mut all, tokens).unwrap().swap_remove(head);
+                    assert_eq!(model.step_head(&mut own, tokens, head).unwrap(), expected, "{head}");
+                }
+                assert_eq!(own.len(), 17);
+            }
+            assert!(model.score_head(&b, 4).unwrap_err().to_string().contains("there is no head 4"));
+        }
+    }
+}
+
+#[test]
 fn a_further_ring_must_leave_what_is_within_and_be_of_the_shapes_around_it() {
     let c = config(true, false);
     let mut model = Model::from_base(&base(&c), Precision::F32, false).unwrap();

@@ -95,7 +95,7 @@ pub(super) fn ring(c: &Config, inner: &[Sizes], growth: &Growth, fresh: bool) ->
         .collect()
 }
 
-fn widened(c: &Config, precision: Precision, growth: Growth, fresh: bool) -> Model {
+pub(super) fn widened(c: &Config, precision: Precision, growth: Growth, fresh: bool) -> Model {
     let mut model = Model::from_base(&base(c), precision, false).unwrap();
     model.widen(growth.clone(), expansion(c, &growth, fresh)).unwrap();
     model
@@ -210,11 +210,11 @@ fn a_prompt_is_scored_as_a_window_is_and_the_cosine_is_that_of_the_heads_logits(
             let model = widened(&config(true, true), precision, growth, false);
             let b = batch(1, 21, false);
             let (mut plain, mut scored) = (model.new_cache(64), model.new_cache(64));
-            let (logits, scores) = model.read(&mut scored, &b.tokens, true).unwrap();
+            let (logits, scores) = model.read(&mut scored, &b.tokens, Extras { cosine: true, ..Extras::default() }).unwrap();
             assert_eq!(logits, model.step(&mut plain, &b.tokens).unwrap());
             let targets: Vec<u32> = b.tokens[1..].iter().copied().chain([IGNORE]).collect();
             let window = Batch { targets, ..b.clone() };
-            let expected = model.score_with(&window, Extras { cosine: true, hidden: false }).unwrap();
+            let expected = model.score_with(&window, Extras { cosine: true, ..Extras::default() }).unwrap();
             assert_eq!((&scores.log_probs, &scores.largest), (&expected.log_probs, &expected.largest));
             assert_eq!(scores.cosine, expected.cosine);
             assert!(model.score(&window, false).unwrap().cosine.is_empty());

@@ -1,6 +1,6 @@
 //! The fused operations as the model calls them: forward now, backward on the tape.
 
-use super::attention::{self, Saved, Sequences, Shape};
+use super::attention::{self, Saved, Segment, Sequences, Shape};
 use super::gemm::{Left, Right, View, gemm};
 use super::packed::Packed;
 use super::rope::RopeTable;
@@ -20,6 +20,8 @@ pub struct Sequence {
     pub positions: Vec<u32>,
     /// First visible key of each query within its window, `[batch * length]`; `None` when all earlier tokens are visible.
     pub starts: Option<Vec<u32>>,
+    /// How rows go on from one another where they are no windows but a forest, which has no backward pass; `batch` is then 1.
+    pub forest: Option<Vec<Segment>>,
 }
 
 /// Query heads, key/value heads and their size, of one stream.
@@ -257,6 +259,13 @@ impl<'m> Tape<'m> {
     /// # Shapes
     /// `q [tokens, query * dim]`, `k`, `v [tokens, key_value * dim]`, result as `q`.
     pub fn attention(&mut self, q: Var, k: Var, v: Var, heads: Heads, sequence: &Arc<Sequence>) -> Var {
+        if let Some(segments) = &sequence.forest {
+            assert!(!self.needs([&q, &k, &v].map(|x| x.node.is_some())), "a forest is not trained on");
+            let mut out = Tensor::scratch(q.value.rows(), q.value.cols());
+            let sizes = (heads.query, heads.key_value, heads.dim);
+            attention::forward_forest(sizes, q.value.data(), k.value.data(), v.value.data(), segments, heads.window, out.data_mut());
+            return self.constant(out);
+        }
         let shape = Shape {
             batch: sequence.batch,
             query_len: sequence.length,

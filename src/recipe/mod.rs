@@ -8,6 +8,7 @@ mod compare;
 mod overrides;
 mod read;
 mod section;
+mod suite;
 #[cfg(test)]
 mod tests;
 mod write;
@@ -20,6 +21,7 @@ use crate::baseline::{Baseline, Freeze, LlamaPro, Lora, Method};
 use crate::checkpoint::Config;
 use crate::data::{HeldOutConfig, StreamConfig};
 use crate::error::{Error, Result};
+use crate::eval::suite::{Bos, Selection};
 use crate::grow::{Growth, Initialisation, Module, Placement, Sizes};
 use crate::hub;
 use crate::model::Precision;
@@ -181,6 +183,33 @@ pub struct EvalConfig {
     pub batch_size: usize,
     /// Whether to measure representation forgetting.
     pub representation: bool,
+    /// Multiple-choice tasks that are measured, too.
+    pub suite: Option<SuiteConfig>,
+}
+
+/// The keys of `[eval]` about multiple-choice tasks.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct SuiteConfig {
+    /// Names of tasks and groups.
+    pub suites: Vec<String>,
+    /// The folder of their data.
+    pub data: PathBuf,
+    /// Items of each task; all where there is none.
+    pub limit: Option<usize>,
+    /// Examples before a question, as [`Selection::new`] reads them.
+    pub few_shot: Vec<String>,
+    /// Whether a token begins every prompt.
+    pub bos: Bos,
+}
+
+impl SuiteConfig {
+    /// The tasks, checked.
+    ///
+    /// # Errors
+    /// As [`Selection::new`].
+    pub fn selection(&self) -> Result<Selection> {
+        Selection::new(self.suites.iter().map(String::as_str), self.few_shot.iter().map(String::as_str))
+    }
 }
 
 impl Recipe {

@@ -103,6 +103,11 @@ impl RingSource {
                 if HubName::of(&standing.base.path)?.is_none() {
                     standing.base.path = path.join(&standing.base.path);
                 }
+                for ring in &mut standing.rings {
+                    if HubName::of(&ring.path)?.is_none() {
+                        ring.path = path.join(&ring.path);
+                    }
+                }
                 Ok(Some(Self { path: absolute(path)?, standing, described: Described::Expansion(Box::new(manifest)) }))
             }
             Place::Run(run, step) => {
@@ -130,6 +135,14 @@ impl RingSource {
                     baseline.as_str()
                 ))),
             },
+        }
+    }
+
+    /// The recipe that it was trained by, and the state it was left in; `None` for an expansion's folder, which says neither.
+    pub fn trained(&self) -> Option<(&Recipe, &State)> {
+        match &self.described {
+            Described::Expansion(_) => None,
+            Described::Run(recipe, state) => Some((recipe, state)),
         }
     }
 

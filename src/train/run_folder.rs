@@ -186,9 +186,10 @@ impl RunFolder {
     pub fn begin(&self, recipe: &Recipe, from: Option<&State>) -> Result<Metrics> {
         let path = self.path.join(ENVIRONMENT_FILE);
         let mut starts: Vec<Environment> = match fs::read_to_string(&path) {
-            Ok(text) if from.is_some() => {
-                serde_json::from_str(&text).map_err(|e| Error::file(&path, format!("no list of environments: {e}")))?
-            }
+            Ok(text) if from.is_some() => serde_json::from_str(&text).map_err(|e| {
+                let hint = "it only tells where the run was made: delete it, and --resume begins a new one";
+                Error::file(&path, format!("no list of environments: {e}\n  hint: {hint}"))
+            })?,
             _ => Vec::new(),
         };
         starts.push(Environment::current(from.map_or(0, |state| state.step)));

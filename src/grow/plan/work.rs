@@ -49,9 +49,10 @@ pub struct Flops {
 
 impl Flops {
     pub(super) fn count(request: &Request<'_>, layers: &[Layer]) -> Self {
-        let (mut forward, mut backward) = (Work::default(), Work::default());
+        let (mut forward, mut backward, mut recomputed) = (Work::default(), Work::default(), Work::default());
         let mut table = 0;
         for layer in layers {
+            let before = forward;
             for product in &layer.products {
                 let once = 2 * product.values;
                 forward.layers += once;
@@ -64,6 +65,12 @@ impl Flops {
                 forward.attention += once;
                 // Five products rather than two: the scores again, then the gradients of values, weights, queries and keys.
                 backward.attention += if stream.live_attention { once / 2 * 5 } else { 0 };
+            }
+            // A layer that no gradient reaches is not run again.
+            let reached = layer.products.iter().any(|product| product.trained) || layer.streams().any(|stream| stream.live[0]);
+            if request.recompute && reached {
+                recomputed.layers += forward.layers - before.layers;
+                recomputed.attention += forward.attention - before.attention;
             }
         }
         let vocab = request.config.vocab_size as u64;
@@ -82,7 +89,6 @@ impl Flops {
         }
         let layer: u64 = Projection::ALL.iter().map(|&p| projection_shape(request.config, p).iter().product::<usize>() as u64).sum();
         let table_full = 6 * layer * request.config.num_hidden_layers as u64;
-        let recomputed = if request.recompute { Work { head: 0, ..forward } } else { Work::default() };
         Self { forward, backward, recomputed, total: forward.total() + backward.total() + recomputed.total(), table, table_full }
     }
 }

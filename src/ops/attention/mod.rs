@@ -7,12 +7,14 @@
 //! FlashAttention-2, <https://arxiv.org/abs/2307.08691>; grouped queries, <https://arxiv.org/abs/2305.13245>.
 
 mod backward;
+mod forest;
 mod forward;
 mod product;
 #[cfg(test)]
 mod tests;
 
 pub use backward::{Saved, backward};
+pub use forest::{Segment, forward_forest};
 pub use forward::forward;
 
 use std::borrow::Cow;
