@@ -174,9 +174,9 @@ impl Hub {
         let matches = |file: &str| {
             let path = Path::new(file);
             // A pattern that matches a folder means all that is in it; nothing means everything.
-            let above = path.ancestors().filter(|p| !p.as_os_str().is_empty());
+            let mut above = path.ancestors().filter(|p| !p.as_os_str().is_empty());
             let hidden = file.split('/').any(|part| part.starts_with('.'));
-            !hidden && wanted(path) && (name.path.is_empty() || above.into_iter().any(|p| pattern.matches_path_with(p, options)))
+            !hidden && wanted(path) && (name.path.is_empty() || above.any(|p| pattern.matches_path_with(p, options)))
         };
         let found: Vec<&String> = files.iter().filter(|file| matches(file)).collect();
         if found.is_empty() {
