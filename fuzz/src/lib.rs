@@ -65,6 +65,13 @@ fn folder() -> &'static Path {
         let base = if shm.is_dir() { shm.to_path_buf() } else { std::env::temp_dir() };
         let folder = base.join(format!("treering-fuzz-{}", std::process::id()));
         fs::create_dir_all(&folder).expect("a folder for inputs");
+        // A library's panic that a reader turns into an error is none of ours; libFuzzer's own hook would end here.
+        let report = std::panic::take_hook();
+        std::panic::set_hook(Box::new(move |info| {
+            if !treering::guard::is_guarded() {
+                report(info);
+            }
+        }));
         folder
     })
 }
@@ -198,9 +205,6 @@ pub fn corpus(data: &[u8]) {
 
 /// A Parquet file.
 pub fn parquet(data: &[u8]) {
-    // The crate's panics are caught by the reader, and would end the fuzzer before.
-    static QUIET: std::sync::Once = std::sync::Once::new();
-    QUIET.call_once(|| std::panic::set_hook(Box::new(|_| {})));
     read_corpus("corpus.parquet", data, Format::Parquet, Split::File, 1 << 16);
 }
 
