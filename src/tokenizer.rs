@@ -157,6 +157,11 @@ impl Tokenizer {
         self.inner.token_to_id(token)
     }
 
+    /// The text of a token, as the vocabulary has it.
+    pub fn id_to_token(&self, token: u32) -> Option<String> {
+        self.inner.id_to_token(token)
+    }
+
     /// The token that begins a sequence.
     pub fn bos_token_id(&self) -> Option<u32> {
         self.bos_token_id

@@ -11,7 +11,7 @@ use treering::recipe::Recipe;
 use treering::report::{Align, Table};
 use treering::train::metrics::{self, METRICS_FILE, Record};
 use treering::train::session::{self, Start};
-use treering::train::{Foundation, Outcome};
+use treering::train::{Foundation, Outcome, RunFolder};
 use treering::{Error, Result};
 
 use super::progress::Display;
@@ -81,6 +81,9 @@ fn train(args: &Args, stop: &AtomicBool, display: &mut Display) -> Result<Summar
     };
     start_threads(&recipe)?;
     let method = recipe.method.kind.as_str();
+    if start != Start::New {
+        RunFolder::remember_hub(&out)?;
+    }
     let foundation = Foundation::open(&recipe.model.path)?;
     let outcome = session::train(recipe, foundation, &out, start, stop, &mut |event| display.show(event))?;
 
@@ -119,6 +122,7 @@ pub(super) fn stop_on_signals() -> Result<Arc<AtomicBool>> {
         signal_hook::flag::register_conditional_shutdown(signal, 130, Arc::clone(&stop)).at("<signals>")?;
         signal_hook::flag::register(signal, Arc::clone(&stop)).at("<signals>")?;
     }
+    super::hub::stop_with(&stop);
     Ok(stop)
 }
 

@@ -18,6 +18,7 @@ pub mod held_out;
 pub mod order;
 mod parquet_reader;
 pub mod reader;
+mod rows;
 pub mod stream;
 pub mod windows;
 

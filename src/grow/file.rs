@@ -280,7 +280,7 @@ pub fn save(folder: impl AsRef<Path>, expansion: &Expansion) -> Result<()> {
 }
 
 /// Writes the two files of an expansion into a folder that is being made.
-fn write_into(folder: &Path, Expansion { manifest, parameters }: &Expansion) -> Result<()> {
+pub(crate) fn write_into(folder: &Path, Expansion { manifest, parameters }: &Expansion) -> Result<()> {
     let path = folder.join(MANIFEST_FILE);
     let json = |error| Error::file(&path, format!("the manifest cannot be written as JSON: {error}"));
     let metadata = FileMetadata::from([

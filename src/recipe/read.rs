@@ -5,10 +5,11 @@ use std::path::{Path, PathBuf};
 use toml::{Table, Value};
 
 use super::section::Section;
-use super::{DataConfig, EvalConfig, MOST, MethodConfig, MethodKind, ModelConfig, Recipe, baseline};
+use super::{DataConfig, EvalConfig, MOST, MethodConfig, MethodKind, ModelConfig, Recipe, baseline, suite};
 use crate::data::{CorpusConfig, Format, HeldOutConfig, Split, StreamConfig, TrainSource};
 use crate::error::{Error, Result};
 use crate::grow::{Initial, Initialisation, Module};
+use crate::hub::SCHEME;
 use crate::model::{Block, Precision};
 use crate::route::{self, Router};
 use crate::train::TrainConfig;
@@ -32,7 +33,20 @@ pub(super) fn recipe(table: Table, folder: &Path) -> Result<Recipe> {
 /// The first key that would be right in another section.
 fn misplaced(table: &Table) -> Option<(String, String)> {
     const HOME: [(&str, &[&str]); 5] = [
-        ("data", &["sequence_length", "document_mask", "open_documents", "learn", "forget", "max_held_out_tokens", "skip_bad_records"]),
+        (
+            "data",
+            &[
+                "sequence_length",
+                "document_mask",
+                "open_documents",
+                "packing",
+                "response_template",
+                "learn",
+                "forget",
+                "max_held_out_tokens",
+                "skip_bad_records",
+            ],
+        ),
         (
             "train",
             &["steps", "learning_rate", "gradient_accumulation", "warmup_steps", "weight_decay", "recompute", "threads", "skip_spikes"],
@@ -77,7 +91,7 @@ fn read(table: Table, folder: &Path) -> Result<Recipe> {
     let (kind, method) = read_kind(method)?;
     let train = read_train(train, kind)?;
     let method = read_method(method, kind, train.seed)?;
-    let eval = read_eval(eval, &data, &train)?;
+    let eval = read_eval(eval, &data, &train, folder)?;
     let routers = read_route(route, kind)?;
     Ok(Recipe { model, method, data, train, eval, routers })
 }
@@ -86,7 +100,10 @@ fn missing(section: &Section, key: &str, example: &str) -> Error {
     section.error(key, format!("is missing; for example {key} = {example}"))
 }
 
-fn absolute(folder: &Path, path: &str) -> String {
+pub(super) fn absolute(folder: &Path, path: &str) -> String {
+    if path.starts_with(SCHEME) {
+        return path.into();
+    }
     // Paths come from TOML strings, and `folder` is printed in messages only where it is not UTF-8.
     folder.join(path).to_string_lossy().into_owned()
 }
@@ -187,6 +204,9 @@ fn read_data(mut section: Section, folder: &Path) -> Result<DataConfig> {
     let mut stream = StreamConfig::new(sources, section.count("sequence_length", 2..=1 << 20)?.unwrap_or(512));
     stream.document_mask = section.boolean("document_mask")?.unwrap_or(stream.document_mask);
     stream.open_documents = section.count("open_documents", 1..=1 << 16)?.unwrap_or(stream.open_documents);
+    stream.packing = section.boolean("packing")?.unwrap_or(stream.packing);
+    stream.response_template = section.string("response_template")?;
+    stream.validate()?;
     section.finish()?;
     Ok(DataConfig { stream, learn, forget })
 }
@@ -234,6 +254,8 @@ fn read_corpus(table: &mut Section, skip: bool, folder: &Path) -> Result<CorpusC
 fn corpus_name(path: &str) -> String {
     let mut parts = path.rsplit(['/', '\\']).filter(|part| !part.is_empty());
     let part = parts.find(|part| !part.contains(['*', '?', '['])).unwrap_or("corpus");
+    // hf://datasets/OWNER/NAME@REVISION
+    let part = if path.starts_with(SCHEME) { part.split('@').next().unwrap_or(part) } else { part };
     part.split('.').find(|stem| !stem.is_empty()).unwrap_or("corpus").to_string()
 }
 
@@ -304,7 +326,7 @@ fn check_blocks<'a>(method: MethodKind, blocks: impl Iterator<Item = &'a Block>)
     Ok(())
 }
 
-fn read_eval(mut section: Section, data: &DataConfig, train: &TrainConfig) -> Result<EvalConfig> {
+fn read_eval(mut section: Section, data: &DataConfig, train: &TrainConfig, folder: &Path) -> Result<EvalConfig> {
     let window = section.count("window", 2..=1 << 20)?.unwrap_or(data.stream.sequence_length);
     let stride = section.count("stride", 1..=1 << 20)?.unwrap_or(window.div_ceil(2));
     if stride > window {
@@ -317,6 +339,7 @@ fn read_eval(mut section: Section, data: &DataConfig, train: &TrainConfig) -> Re
         stride,
         batch_size: section.count("batch_size", 1..=1 << 16)?.unwrap_or(train.batch_size),
         representation: section.boolean("representation")?.unwrap_or(false),
+        suite: suite::read(&mut section, folder)?,
     };
     section.finish()?;
     Ok(config)
@@ -351,6 +374,12 @@ fn read_route(mut section: Section, method: MethodKind) -> Result<Vec<Router>> {
         None if method == MethodKind::ScaleRoute => vec![Router::default()],
         None => Vec::new(),
     };
+    if let Some(router) = routers.iter().find(|router| router.needs_contrast()) {
+        let message = format!(
+            "`{router}` asks a gate, which is trained after a run\n  hint: `treering gate RUN`, then `treering eval RUN` and `generate` ask it"
+        );
+        return Err(section.error("router", message));
+    }
     if method == MethodKind::ScaleRoute && routers.is_empty() {
         return Err(section.error("router", "`scale-route` needs a router\n  hint: leave the key out for the default one"));
     }

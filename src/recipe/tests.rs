@@ -101,7 +101,8 @@ fn every_key_is_read() {
     assert_eq!((train.adamw.beta2, train.adamw.epsilon, train.adamw.weight_decay), (0.95, 1e-9, 0.0));
     assert_eq!((train.batch_size, train.gradient_accumulation, train.max_gradient_norm, train.seed), (4, 2, 0.5, 3));
     assert_eq!((train.recompute, train.checkpoint_every_steps, train.keep_checkpoints, train.threads), (true, 50, 0, Some(2)));
-    let expected = EvalConfig { every_steps: 100, at_start: false, window: 128, stride: 64, batch_size: 2, representation: true };
+    let expected =
+        EvalConfig { every_steps: 100, at_start: false, window: 128, stride: 64, batch_size: 2, representation: true, suite: None };
     assert_eq!(recipe.eval, expected);
 }
 

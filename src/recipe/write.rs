@@ -3,7 +3,7 @@
 use serde::Serialize;
 use toml::{Table, Value};
 
-use super::{DataConfig, EvalConfig, MethodConfig, MethodKind, Recipe, baseline};
+use super::{DataConfig, EvalConfig, MethodConfig, MethodKind, Recipe, baseline, suite};
 use crate::train::TrainConfig;
 use crate::train::schedule::ScheduleKind;
 
@@ -25,7 +25,7 @@ pub(super) fn table(recipe: &Recipe) -> Table {
     sections.into_iter().chain(route).map(|(name, section)| (name.to_string(), Value::Table(section))).collect()
 }
 
-fn put(table: &mut Table, key: &str, value: impl Serialize) {
+pub(super) fn put(table: &mut Table, key: &str, value: impl Serialize) {
     // Only `None` and maps without string keys have no TOML form, and no caller passes those.
     if let Ok(value) = Value::try_from(value) {
         table.insert(key.to_string(), value);
@@ -115,5 +115,6 @@ fn eval(eval: &EvalConfig) -> Table {
     put(&mut table, "stride", eval.stride);
     put(&mut table, "batch_size", eval.batch_size);
     put(&mut table, "representation", eval.representation);
+    suite::write(eval.suite.as_ref(), &mut table);
     table
 }

@@ -45,6 +45,8 @@ pub enum Event<'a> {
     Step(&'a TrainRecord),
     /// This many tokens of this many are scored.
     Measuring(u64, u64),
+    /// This many items of this many of the tasks are done.
+    Asking(u64, u64),
     /// A measurement was made.
     Evaluation(&'a EvalRecord),
 }
@@ -60,6 +62,25 @@ pub fn train(
     start: Start,
     stop: &AtomicBool,
     watch: &mut dyn FnMut(Event),
+) -> Result<Outcome> {
+    train_measured(recipe, foundation, out, start, stop, watch, None)
+}
+
+/// What measures a model after so many steps beside the held-out corpora, and returns numbers by name. It is given what to ask for whether to stop.
+pub type Also<'a> = &'a mut dyn FnMut(&Model, u64, &dyn Fn() -> Result<()>) -> Result<Vec<(String, f64)>>;
+
+/// As [`train`], with another measurement beside that of the held-out corpora.
+///
+/// # Errors
+/// As [`train`].
+pub fn train_measured(
+    recipe: Recipe,
+    foundation: Foundation,
+    out: &Path,
+    start: Start,
+    stop: &AtomicBool,
+    watch: &mut dyn FnMut(Event),
+    mut also: Option<Also<'_>>,
 ) -> Result<Outcome> {
     if start == Start::New {
         RunFolder::refuse_existing(out)?;
@@ -119,6 +140,7 @@ pub fn train(
     let steps = recipe.train.schedule.steps;
     let mut trainer = Trainer::new(recipe, model, stream, folder, standing, encoder.fingerprint(), point.as_ref())?;
     watch(Event::Begin(point.as_ref().map_or(0, |point| point.state.step), steps));
+    let tasks_folder = out.join("suites");
     let watch = RefCell::new(watch);
     let mut hooks = Hooks {
         stop,
@@ -130,13 +152,21 @@ pub fn train(
             })
         }),
     };
-    if !suite.is_empty() {
-        hooks.evaluate = Some(Box::new(|model, _| {
+    if !suite.is_empty() || also.is_some() {
+        hooks.evaluate = Some(Box::new(|model, step| {
             let results = suite.evaluate(model, &mut |tokens| {
                 (watch.borrow_mut())(Event::Measuring(tokens, suite.tokens()));
                 check_stop()
             })?;
-            Ok(results.iter().flat_map(|(group, result)| result.metrics(group)).collect())
+            let mut numbers: Vec<(String, f64)> = results.iter().flat_map(|(group, result)| result.metrics(group)).collect();
+            numbers.extend(suite.evaluate_tasks(model, step, &tasks_folder, &mut |done, total| {
+                (watch.borrow_mut())(Event::Asking(done, total));
+                check_stop()
+            })?);
+            if let Some(also) = also.as_mut() {
+                numbers.extend(also(model, step, &check_stop)?);
+            }
+            Ok(numbers)
         }));
     }
     trainer.run(&mut hooks)

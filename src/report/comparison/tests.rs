@@ -161,6 +161,35 @@ fn preservation_heads_that_kept_the_base_share_its_point() {
 }
 
 #[test]
+fn a_routers_line_has_a_mark_of_its_own_and_the_same_in_every_picture() {
+    let heads = ["preservation", "ring-1", "adaptation", "bayes", "bayes:share=0", "confidence"];
+    let end = [(35.49, 6.93), (35.49, 6.5), (45.36, 5.96), (35.5, 5.97), (35.5, 5.96), (40.0, 6.4)];
+    let run = |name: &str| Run::from_records(name.into(), "scale-route".into(), &records(&heads, &end));
+    let comparison = Comparison::new(vec![run("a"), run("b")]);
+    let marks = |chart: &crate::report::Chart| -> BTreeMap<String, (usize, usize, bool, bool)> {
+        chart.series.iter().map(|s| (s.name.clone(), (s.style, s.mark() % svg::MARKS, s.dashed, s.dotted))).collect()
+    };
+    let chart = comparison.chart();
+    let of = marks(&chart);
+    for run in ["a", "b"] {
+        let own = of[&format!("{run}, adaptation head")];
+        let routed = ["bayes", "bayes:share=0", "confidence"].map(|router| of[&format!("{run}, routed by {router}")]);
+        assert!(routed.iter().all(|r| r.0 == own.0 && r.1 != own.1 && r.3), "the run's colour, not its mark: {own:?} {routed:?}");
+        assert!(of[&format!("{run}, ring-1 head")].2);
+    }
+    let mut distinct: Vec<_> =
+        of.iter().filter(|(name, _)| name.as_str() != "base = preservation heads, all steps").map(|(_, m)| (m.0, m.1)).collect();
+    distinct.sort_unstable();
+    distinct.dedup();
+    assert_eq!(distinct.len(), 10, "of one colour no mark twice");
+    for panel in comparison.panels().iter().filter(|panel| panel.id == "forgetting" || panel.id == "learning") {
+        let crate::report::Drawing::Lines(lines) = &panel.drawing else { panic!("lines") };
+        assert!(marks(lines).iter().all(|(name, mark)| of.get(name) == Some(mark)), "{}", panel.id);
+    }
+    assert!(svg::render(&chart).contains("dots"));
+}
+
+#[test]
 fn a_preservation_head_that_moved_is_drawn() {
     let mut comparison = sample();
     comparison.runs[0].evaluations[1].heads[0].forgetting = Some(35.5);
