@@ -107,7 +107,14 @@ fn over_steps(results: &Results, kind: MethodKind, speaker: &str, curves: &[&Cur
             points.extend(curve.of(speaker, task).into_iter().map(|(step, share)| Point::new(before + step, 100.0 * share)));
             before += steps as f64;
         }
-        series.push(Series { name: format!("Task {task}"), style: task as usize, dashed: task % 2 == 1, joined: true, points });
+        series.push(Series {
+            name: format!("Task {task}"),
+            style: task as usize,
+            dashed: task % 2 == 1,
+            joined: true,
+            points,
+            ..Series::default()
+        });
     }
     Chart {
         title: speaker_of(kind.as_str(), speaker),
@@ -129,7 +136,14 @@ fn averages(benchmark: &Benchmark, results: &Results) -> Chart {
         let Some(continual) = results.continual.get(name).and_then(|speakers| speakers.get(&best.speaker)) else { continue };
         let mean = |row: &Vec<f64>| 100.0 * row.iter().sum::<f64>() / row.len().max(1) as f64;
         let points = continual.matrix.iter().enumerate().map(|(after, row)| Point::new(after as f64, mean(row))).collect();
-        series.push(Series { name: speaker_of(name, &best.speaker), style, dashed: !kind.widens(), joined: true, points });
+        series.push(Series {
+            name: speaker_of(name, &best.speaker),
+            style,
+            dashed: !kind.widens(),
+            joined: true,
+            points,
+            ..Series::default()
+        });
     }
     Chart {
         title: "Task after task".into(),

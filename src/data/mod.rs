@@ -25,7 +25,7 @@ pub mod windows;
 use crate::error::Result;
 
 pub use batch::{Batch, IGNORE};
-pub use cache::{Progress, TokenCache};
+pub use cache::{Progress, Skipped, TokenCache};
 pub use corpus::{CorpusConfig, Format, Split};
 pub use encoder::Encoder;
 pub use held_out::{Document, HeldOut, HeldOutConfig};

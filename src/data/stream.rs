@@ -34,6 +34,9 @@ pub struct TrainSource {
     /// How plain text files are cut into documents.
     #[serde(default)]
     pub split: Split,
+    /// Whether documents that cannot be read are left out and counted, rather than an error.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub skip_bad_records: bool,
 }
 
 fn default_weight() -> f64 {
@@ -44,11 +47,18 @@ impl TrainSource {
     /// A source at `path` with weight 1, read in the default way.
     pub fn new(path: impl Into<String>) -> Self {
         let corpus = CorpusConfig::new(path);
-        Self { path: corpus.path, weight: default_weight(), text_field: corpus.text_field, format: corpus.format, split: corpus.split }
+        let CorpusConfig { path, text_field, format, split, skip_bad_records } = corpus;
+        Self { path, weight: default_weight(), text_field, format, split, skip_bad_records }
     }
 
     fn corpus(&self) -> CorpusConfig {
-        CorpusConfig { path: self.path.clone(), text_field: self.text_field.clone(), format: self.format, split: self.split }
+        CorpusConfig {
+            path: self.path.clone(),
+            text_field: self.text_field.clone(),
+            format: self.format,
+            split: self.split,
+            skip_bad_records: self.skip_bad_records,
+        }
     }
 }
 

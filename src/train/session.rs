@@ -11,7 +11,7 @@ use super::measure::Suite;
 use super::metrics::{EvalRecord, Record, TrainRecord};
 use super::run_folder::RunFolder;
 use super::trainer::{Hooks, Outcome, Trainer};
-use crate::data::{Encode, Encoder, Progress, TrainStream};
+use crate::data::{Encode, Encoder, Progress, Skipped, TokenCache, TrainStream};
 use crate::error::{Error, Result};
 use crate::eval::leading_token;
 use crate::model::Model;
@@ -33,6 +33,8 @@ pub enum Start {
 pub enum Event<'a> {
     /// A corpus is being tokenised.
     Corpus(&'a Progress),
+    /// Documents of the corpus of this name could not be read and are left out.
+    Skipped(&'a str, &'a Skipped),
     /// The model is being built: for a new expansion, the directions of this many of this many of the base's matrices are found.
     Building(usize, usize),
     /// A newer checkpoint was set aside.
@@ -43,6 +45,8 @@ pub enum Event<'a> {
     Step(&'a TrainRecord),
     /// This many tokens of this many are scored.
     Measuring(u64, u64),
+    /// This many items of this many of the tasks are done.
+    Asking(u64, u64),
     /// A measurement was made.
     Evaluation(&'a EvalRecord),
 }
@@ -95,6 +99,9 @@ pub fn train_measured(
     };
     let stream = TrainStream::new(&recipe.data.stream, Path::new(""), &cache, &encoder, recipe.train.seed, &mut on_corpus)?;
     let suite = Suite::open(&recipe, base, &encoder, bos, &cache, &mut on_corpus)?;
+    let sources = recipe.data.stream.train.iter().map(|source| source.path.as_str());
+    let skipped = sources.zip(stream.caches().map(TokenCache::skipped)).filter(|(_, skipped)| skipped.documents > 0);
+    skipped.chain(suite.skipped()).for_each(|(name, skipped)| watch(Event::Skipped(name, skipped)));
     let mut standing = foundation.standing()?;
     if foundation.rings.is_empty() {
         standing.base.path.clone_from(&recipe.model.path);
@@ -133,6 +140,7 @@ pub fn train_measured(
     let steps = recipe.train.schedule.steps;
     let mut trainer = Trainer::new(recipe, model, stream, folder, standing, encoder.fingerprint(), point.as_ref())?;
     watch(Event::Begin(point.as_ref().map_or(0, |point| point.state.step), steps));
+    let tasks_folder = out.join("suites");
     let watch = RefCell::new(watch);
     let mut hooks = Hooks {
         stop,
@@ -151,6 +159,10 @@ pub fn train_measured(
                 check_stop()
             })?;
             let mut numbers: Vec<(String, f64)> = results.iter().flat_map(|(group, result)| result.metrics(group)).collect();
+            numbers.extend(suite.evaluate_tasks(model, step, &tasks_folder, &mut |done, total| {
+                (watch.borrow_mut())(Event::Asking(done, total));
+                check_stop()
+            })?);
             if let Some(also) = also.as_mut() {
                 numbers.extend(also(model, step, &check_stop)?);
             }

@@ -200,7 +200,7 @@ impl Results {
         for (style, row) in self.rows.iter().enumerate() {
             for (people, dashed, pick) in [("old", false, (|s| s.old_people) as fn(&Shares) -> f64), ("new", true, |s| s.new_people)] {
                 let points = row.shares.iter().map(|s| Point::new(s.step as f64, 100.0 * pick(s))).collect();
-                series.push(Series { name: format!("{}: {people}", row.name()), style, dashed, joined: true, points });
+                series.push(Series { name: format!("{}: {people}", row.name()), style, dashed, joined: true, points, ..Series::default() });
             }
         }
         svg::render(&Chart {
