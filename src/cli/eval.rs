@@ -12,7 +12,7 @@ use treering::eval::{
     CorpusResult, Evaluation, Group, Measure, Reference, TracedToken, check_windows, leading_token, perplexity, summary_table,
 };
 use treering::model::{Model, Precision};
-use treering::route;
+use treering::route::{self, Router};
 use treering::{Error, Result};
 
 use super::open::{ModelArgs, OpenedModel};
@@ -33,7 +33,7 @@ pub struct Args {
     /// The same for a corpus of what is not to be forgotten
     #[arg(long = "forget", value_name = "NAME=PATH", value_parser = named_path)]
     forget: Vec<(String, String)>,
-    /// Routers to measure beside the heads, all in one pass, for example bayes,cosine:threshold=0.8 (docs/method.md); between a fine-tuned model and its base, too [default: the run's own]
+    /// Routers to measure beside the heads, all in one pass, for example bayes,cosine:threshold=0.8 (docs/method.md); between a fine-tuned model and its base, too [default: the run's own, and gate where one was trained]
     #[arg(long = "router", value_name = "ROUTER[,ROUTER]")]
     routers: Vec<String>,
     /// Write every token with what the heads thought of it and which head each router let speak, one JSON object a line
@@ -42,6 +42,9 @@ pub struct Args {
     /// The JSON field or Parquet column that holds the text
     #[arg(long, value_name = "FIELD", default_value = "text")]
     text_field: String,
+    /// Skip and count documents that cannot be read
+    #[arg(long)]
+    skip_bad_records: bool,
     /// Tokens a window [default: the run's own; 512 or the model's context]
     #[arg(long, value_name = "TOKENS")]
     window: Option<usize>,
@@ -116,9 +119,16 @@ pub fn run(args: Args) -> Result<()> {
 fn evaluate(args: &Args, display: &mut Display) -> Result<Evaluation> {
     let selection = args.suite.selection()?;
     let asked = if args.routers.is_empty() { None } else { Some(route::parse_list(&args.routers.join(","))?) };
-    let OpenedModel { model, tokenizer, description, step, recipe, base, beside } =
+    let OpenedModel { mut model, tokenizer, description, step, recipe, base, beside, .. } =
         args.model.open_for(asked.as_deref().unwrap_or_default())?;
-    let routers = asked.unwrap_or_else(|| recipe.as_ref().map_or(Vec::new(), |r| r.routers.clone()));
+    // What was trained is packed once, not for every batch.
+    model.freeze();
+    let routers = asked.unwrap_or_else(|| {
+        let mut routers = recipe.as_ref().map_or(Vec::new(), |r| r.routers.clone());
+        // Whoever trained a gate wants it measured.
+        routers.extend(model.gate().map(|_| Router::gate()).filter(|_| model.heads().len() > 1));
+        routers
+    });
     route::check(&model, &routers)?;
     let suite = match selection {
         Some(selection) => Some(args.suite.run(selection, &model, &tokenizer, &routers, (&description, recipe.as_ref()), display)?),
@@ -157,6 +167,9 @@ fn evaluate(args: &Args, display: &mut Display) -> Result<Evaluation> {
             Ok(())
         };
         let corpus = HeldOut::open(config, Path::new(""), cache, &encoder, &mut on_tokens)?;
+        if corpus.skipped().documents > 0 {
+            display.skipped_records(corpus.name(), corpus.skipped());
+        }
         let total = corpus.tokens();
         let name = corpus.name().to_owned();
         let mut on_token = trace.as_mut().map(|trace| |token: &TracedToken<'_>| trace.write(&name, token));
@@ -205,6 +218,7 @@ fn corpora(args: &Args, of_run: Option<[&[HeldOutConfig]; 2]>) -> Result<Vec<Gro
     }
     for (_, config) in &mut configs {
         config.max_tokens = args.max_tokens.or(config.max_tokens);
+        config.skip_bad_records |= args.skip_bad_records;
     }
     let repeated =
         |(i, (_, config)): (usize, &Grouped)| configs[..i].iter().any(|(_, other)| other.name == config.name && other.path != config.path);

@@ -1,6 +1,6 @@
 //! Scoring many sequences at once, with what they begin with in common computed once.
 
-use super::{Model, Scores};
+use super::{Extras, Model, Scores};
 use crate::error::{Error, Result};
 use crate::ops::attention::Segment;
 use crate::ops::on_workers;
@@ -98,11 +98,11 @@ impl Forest {
 
 impl Model {
     /// Forward of all sequences of a forest through every head: one entry a prediction, in the order of the places that [`Forest::add`] gave.
-    /// With `cosine` also the cosine of the first and the last head's logits.
+    /// Of `extras` there are no hidden states.
     ///
     /// # Errors
     /// A token outside the vocabulary, or a sequence longer than the model's positions.
-    pub fn score_forest(&self, forest: &Forest, cosine: bool) -> Result<Scores> {
+    pub fn score_forest(&self, forest: &Forest, extras: Extras) -> Result<Scores> {
         self.check_tokens(&forest.tokens)?;
         if let Some((_, target)) = forest.predictions.iter().find(|(_, target)| *target as usize >= self.config.vocab_size) {
             return Err(Error::usage(format!("target {target} is outside the model's vocabulary of {} tokens", self.config.vocab_size)));
@@ -115,10 +115,10 @@ impl Model {
             let none = || vec![Vec::new(); self.heads.len()];
             return Ok(Scores { log_probs: none(), correct: vec![Vec::new(); self.heads.len()], largest: none(), ..Scores::default() });
         }
-        on_workers(|| Ok(self.score_forest_here(forest, cosine)))
+        on_workers(|| Ok(self.score_forest_here(forest, extras)))
     }
 
-    fn score_forest_here(&self, forest: &Forest, cosine: bool) -> Scores {
+    fn score_forest_here(&self, forest: &Forest, extras: Extras) -> Scores {
         let (length, positions) = (forest.rows(), forest.positions.clone());
         let sequence = Arc::new(Sequence { batch: 1, length, positions, starts: None, forest: Some(forest.segments.clone()) });
         let mut tape = Tape::inference(&self.parameters, self.precision);
@@ -135,6 +135,6 @@ impl Model {
         };
         let preserved = preserved.map(|x| select(x, &tape));
         let adapted = adapted.into_iter().map(|x| select(x, &tape)).collect();
-        Scores::new(self.with_heads(&mut tape, preserved, adapted, |tape, heads| tape.head_scores(heads, &targets, cosine)))
+        Scores::new(self.with_heads(&mut tape, preserved, adapted, |tape, heads| tape.head_scores(heads, &targets, extras.compare())))
     }
 }

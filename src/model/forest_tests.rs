@@ -35,7 +35,7 @@ fn check(model: &Model) {
     let places: Vec<Vec<usize>> = sequences.iter().map(|(tokens, first)| forest.add(tokens, *first)).collect();
     let all: usize = sequences.iter().map(|(tokens, _)| tokens.len() - 1).sum();
     assert!(forest.rows() < all, "nothing was shared");
-    let scores = model.score_forest(&forest, true).unwrap();
+    let scores = model.score_forest(&forest, Extras { cosine: true, ..Extras::default() }).unwrap();
     assert_eq!(scores.log_probs[0].len(), forest.predictions());
     for ((tokens, first), places) in sequences.iter().zip(&places) {
         let expected = alone(model, tokens);
@@ -96,11 +96,11 @@ fn what_a_model_cannot_take_is_refused() {
     let refused = |tokens: &[u32]| {
         let mut forest = Forest::new();
         forest.add(tokens, 1);
-        model.score_forest(&forest, false).unwrap_err().to_string()
+        model.score_forest(&forest, Extras::default()).unwrap_err().to_string()
     };
     assert!(refused(&[1, 50]).contains("target 50"));
     assert!(refused(&[50, 1]).contains("token 50"));
     assert!(refused(&[1; 66]).contains("65 tokens exceeds the model's 64 positions"));
-    let empty = model.score_forest(&Forest::new(), false).unwrap();
+    let empty = model.score_forest(&Forest::new(), Extras::default()).unwrap();
     assert_eq!((empty.log_probs.len(), empty.log_probs[0].len()), (1, 0));
 }

@@ -92,6 +92,11 @@ fn train(train: &TrainConfig) -> Table {
     put(&mut table, "epsilon", train.adamw.epsilon);
     put(&mut table, "weight_decay", train.adamw.weight_decay);
     put(&mut table, "max_gradient_norm", train.max_gradient_norm);
+    // Left out where it is off: runs that were started before there was such a key have the same fingerprint still.
+    if let Some(spikes) = train.skip_spikes {
+        put(&mut table, "skip_spikes", spikes.sigma);
+        put(&mut table, "spike_window", spikes.window);
+    }
     put(&mut table, "seed", train.seed);
     put(&mut table, "recompute", train.recompute);
     put(&mut table, "checkpoint_every_steps", train.checkpoint_every_steps);

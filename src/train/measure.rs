@@ -3,7 +3,7 @@
 use std::path::Path;
 
 use crate::checkpoint::BaseCheckpoint;
-use crate::data::{Encode, HeldOut, HeldOutConfig, Progress, WindowConfig};
+use crate::data::{Encode, HeldOut, HeldOutConfig, Progress, Skipped, WindowConfig};
 use crate::error::{IoContext, Result};
 use crate::eval::suite::{self, Samples, Settings};
 use crate::eval::{CorpusResult, Measure, Reference, perplexity};
@@ -71,6 +71,11 @@ impl Suite {
     /// Whether there is nothing to measure on.
     pub fn is_empty(&self) -> bool {
         self.corpora.is_empty() && self.tasks.is_none()
+    }
+
+    /// Names of the corpora with documents that could not be read, and which these are.
+    pub fn skipped(&self) -> impl Iterator<Item = (&str, &Skipped)> {
+        self.corpora.iter().map(|(_, corpus)| (corpus.name(), corpus.skipped())).filter(|(_, skipped)| skipped.documents > 0)
     }
 
     /// Tokens in all corpora.

@@ -34,7 +34,7 @@ use sha2::{Digest, Sha256};
 
 use super::Speaker;
 use crate::error::Result;
-use crate::model::{Forest, Model};
+use crate::model::{Extras, Forest, Model};
 use crate::ops::pool::release_unused;
 use crate::route::{self, Router};
 use crate::tokenizer::Tokenizer;
@@ -117,7 +117,7 @@ impl Suite {
         let probe: Vec<u32> = (0..length as u64).map(|i| (i * 7919 % vocabulary) as u32).collect();
         let mut forest = Forest::new();
         forest.add(&probe, 1);
-        for values in model.score_forest(&forest, false)?.log_probs {
+        for values in model.score_forest(&forest, Extras::default())?.log_probs {
             values.iter().for_each(|value| hash.update(value.to_le_bytes()));
         }
         self.tasks.iter().for_each(|task| hash.update(&task.fingerprint));

@@ -7,7 +7,7 @@ use rayon::prelude::*;
 use super::data::TaskData;
 use super::request::{Prompter, Request};
 use crate::error::Result;
-use crate::model::{Forest, Model, Scores};
+use crate::model::{Extras, Forest, Model, Scores};
 use crate::route::{Route, Router, Signals};
 
 /// Items that are tokenised at a time.
@@ -41,6 +41,9 @@ pub fn score(
     each: &mut dyn FnMut(Vec<ItemScores>) -> Result<()>,
 ) -> Result<()> {
     let cosine = routers.iter().any(|router| router.needs_cosine());
+    let contrast = routers.iter().any(|router| router.needs_contrast());
+    let extras = Extras { cosine, contrast, hidden: false };
+    let routes: Vec<Route> = routers.iter().map(|&router| Route::new(router, model.heads().len()).with_gate(model.gate())).collect();
     let mut next = from;
     let mut waiting: VecDeque<(usize, Vec<Request>)> = VecDeque::new();
     loop {
@@ -69,10 +72,10 @@ pub fn score(
         if batch.is_empty() {
             return Ok(());
         }
-        let scores = model.score_forest(&forest, cosine)?;
+        let scores = model.score_forest(&forest, extras)?;
         let scored = batch.into_iter().map(|(index, requests, places)| {
             let heads = (0..model.heads().len()).map(|head| of_head(&scores.log_probs[head], &requests, &places));
-            let routed = routers.iter().map(|&router| of_router(router, model.heads().len(), &scores, &requests, &places));
+            let routed = routes.iter().map(|route| of_router(route.clone(), &scores, &requests, &places));
             let truncated = requests.iter().any(|request| request.truncated);
             ItemScores { index, log_likelihoods: heads.chain(routed).collect(), truncated }
         });
@@ -92,14 +95,14 @@ fn of_head(log_probs: &[f32], requests: &[Request], places: &[Vec<usize>]) -> Ve
 }
 
 /// The choices under a router that has read the prompt: what it says of each token knows the tokens before it, of prompt and choice.
-fn of_router(router: Router, heads: usize, scores: &Scores, requests: &[Request], places: &[Vec<usize>]) -> Vec<f32> {
+fn of_router(mut begun: Route, scores: &Scores, requests: &[Request], places: &[Vec<usize>]) -> Vec<f32> {
     let prompts: Vec<&[usize]> = requests.iter().zip(places).map(|(request, p)| &p[..p.len() - request.scored]).collect();
     let common = (0..).take_while(|&at| prompts[0].get(at).is_some_and(|&p| prompts.iter().all(|other| other.get(at) == Some(&p)))).count();
-    let mut begun = Route::new(router, heads);
     let read = |route: &mut Route, at: usize, decide: bool| {
         let of = |rows: &[Vec<f32>]| rows.iter().map(|row| row[at]).collect::<Vec<f32>>();
         let (log_probs, largest) = (of(&scores.log_probs), of(&scores.largest));
-        let signals = Signals { largest: &largest, cosine: scores.cosine.get(at).copied().unwrap_or_default() };
+        let cosine = scores.cosine.get(at).copied().unwrap_or_default();
+        let signals = Signals { largest: &largest, cosine, contrast: scores.contrast.get(at).copied() };
         let log_prob = if decide { route.decide(signals).log_prob(&log_probs) } else { 0.0 };
         route.observe(signals, &log_probs);
         log_prob

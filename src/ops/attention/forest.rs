@@ -1,6 +1,6 @@
 //! Attention in a forest: sequences that begin alike share the rows of their beginning.
 
-use super::{Sequences, Shape, forward};
+use super::{Sequences, Shape, forward, window_starts};
 use rayon::prelude::*;
 use std::borrow::Cow;
 use std::ops::Range;
@@ -22,7 +22,7 @@ impl Segment {
 }
 
 /// [`forward`] for every segment over its past and itself. The segments follow one another and cover all rows.
-/// A row's bits are those of its sequence alone.
+/// A row's bits are those of its sequence alone. Queries look back over at most `window` keys, their own included, where there is one.
 ///
 /// # Shapes
 /// `q`, `out` `[rows, heads * head_dim]`; `k`, `v` `[rows, kv_heads * head_dim]`.
@@ -32,6 +32,7 @@ pub fn forward_forest(
     k: &[f32],
     v: &[f32],
     segments: &[Segment],
+    window: Option<usize>,
     out: &mut [f32],
 ) {
     let (width, kv_width) = (heads * head_dim, kv_heads * head_dim);
@@ -50,7 +51,8 @@ pub fn forward_forest(
         let shape = Shape { batch: 1, query_len, past, heads, kv_heads, head_dim };
         let q = &q[segment.rows.start * width..segment.rows.end * width];
         let packed = |x| Sequences::packed(x, past + query_len, kv_width);
-        forward(&shape, q, packed(&keys), packed(&values), None, out, None);
+        let starts = window_starts(&shape, None, window);
+        forward(&shape, q, packed(&keys), packed(&values), starts.as_deref(), out, None);
     });
 }
 

@@ -1,4 +1,5 @@
-//! A comparison as pictures. A run has the same colour and mark in all of them; its preservation head is dashed and hollow.
+//! A comparison as pictures. A run has the same colour in all of them, and each of its heads and routers the same mark: the adaptation head, or the only
+//! one, the run's own; the preservation head the same, dashed and hollow; earlier rings, dashed, and routers, dotted, have others.
 
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -7,7 +8,7 @@ use super::tables::{NONE, format_bytes, format_seconds};
 use super::{Comparison, Run};
 use crate::eval::format_perplexity;
 use crate::report::axis::{Scale, group_thousands};
-use crate::report::svg::short;
+use crate::report::svg::{MARKS, short};
 use crate::report::{Align, Bar, Bars, Chart, Drawing, Point, Reference, Series, Table};
 
 /// A picture of a page, and its numbers.
@@ -260,6 +261,8 @@ impl Comparison {
     /// all points are `kept` are counted instead: they would lie on one another.
     fn series(&self, place: impl Fn(&Measured, &str) -> Option<(f64, f64)>, kept: impl Fn(&[Point]) -> bool) -> (Vec<Series>, usize) {
         let (mut series, mut count) = (Vec::new(), 0);
+        // Marks after those of the runs, one for each ring within and each router of any run.
+        let mut others = self.runs.len();
         for (index, run) in self.runs.iter().enumerate() {
             let mut heads: Vec<&str> = Vec::new();
             for head in run.evaluations.iter().flat_map(|m| &m.heads) {
@@ -275,7 +278,14 @@ impl Comparison {
                 let points: Vec<Point> = run.evaluations.iter().filter_map(point).collect();
                 let preservation = head == "preservation";
                 // What a ring within says does not change either.
-                let dashed = preservation || head.starts_with("ring-");
+                let ring = head.starts_with("ring-");
+                let of_run = preservation || head == "base" || head == "adaptation";
+                let mark = (!of_run).then(|| {
+                    // Neither the base's nor the run's own.
+                    let free = |mark: &usize| mark % MARKS != 0 && mark % MARKS != (index + 1) % MARKS;
+                    others = (others + 1..).find(free).unwrap_or(others);
+                    others
+                });
                 if points.is_empty() {
                     continue;
                 }
@@ -283,8 +293,14 @@ impl Comparison {
                     count += 1;
                     continue;
                 }
-                let name = if head == "base" { run.name.clone() } else { format!("{}, {head} head", run.name) };
-                series.push(Series { name, style: index + 1, dashed, joined: true, points });
+                let name = match head {
+                    "base" => run.name.clone(),
+                    _ if of_run || ring => format!("{}, {head} head", run.name),
+                    router => format!("{}, routed by {router}", run.name),
+                };
+                let dashed = preservation || ring;
+                let dotted = !dashed && !of_run;
+                series.push(Series { name, style: index + 1, mark, dashed, dotted, joined: true, points });
             }
         }
         (series, count)
@@ -297,7 +313,7 @@ impl Comparison {
             style: index + 1,
             joined: true,
             points: points(run),
-            dashed: false,
+            ..Series::default()
         };
         self.runs.iter().enumerate().map(series).filter(|series| !series.points.is_empty()).collect()
     }

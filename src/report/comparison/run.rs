@@ -31,6 +31,8 @@ pub struct Run {
     pub steps: u64,
     /// Updates the recipe asks for.
     pub planned_steps: u64,
+    /// Steps whose updates were left out as spikes.
+    pub skipped_steps: u64,
     /// Tokens read.
     pub tokens: u64,
     /// Median over the steps.
@@ -153,6 +155,7 @@ impl Run {
             }
         }
         let mut speeds: Vec<f64> = steps.iter().map(|train| train.tokens_per_second).collect();
+        run.skipped_steps = steps.iter().filter(|train| train.skipped).count() as u64;
         speeds.sort_by(f64::total_cmp);
         run.tokens_per_second = speeds.get(speeds.len() / 2).copied();
         if let Some(last) = steps.last() {
