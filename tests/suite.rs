@@ -3,9 +3,62 @@
 mod train_world;
 
 use std::fs;
+use std::path::{Path, PathBuf};
 
 use serde_json::Value;
 use train_world::{World, failed, json, number, succeeded};
+use treering::checkpoint::BaseCheckpoint;
+use treering::eval::suite::{Bos, Metric, Samples, Selection, Settings, Suite};
+use treering::model::{Model, Precision};
+
+fn fixture(name: &str) -> PathBuf {
+    Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/fixtures/suite").join(name)
+}
+
+/// Made by scripts/make-suite-golden.py with lm_eval and transformers.
+#[test]
+fn log_likelihoods_and_metrics_are_those_of_lm_evaluation_harness() {
+    let base = BaseCheckpoint::open(fixture("model")).unwrap();
+    let (model, tokenizer) = (Model::from_base(&base, Precision::F32, false).unwrap(), base.tokenizer().unwrap());
+    let golden: Vec<Value> = serde_json::from_str(&fs::read_to_string(fixture("golden.json")).unwrap()).unwrap();
+    let folder = tempfile::tempdir().unwrap();
+    let mut truncated = 0;
+    for case in &golden {
+        let (task, shots) = (case["task"].as_str().unwrap(), case["few_shot"].to_string());
+        let suite = Suite::open(&fixture("data"), Selection::new([task], [shots.as_str()]).unwrap(), None).unwrap();
+        let bos = if case["bos"] == "none" { Bos::None } else { Bos::Tokenizer };
+        let mut seen = Vec::new();
+        for batch_tokens in [1, 100_000] {
+            let settings = Settings { routers: &[], bos, batch_tokens };
+            let path = folder.path().join("samples.jsonl");
+            let mut samples = Samples::create(&path, &suite.header(&model, settings, "tiny").unwrap()).unwrap();
+            let result = suite.evaluate(&model, &tokenizer, settings, Some(&mut samples), &mut |_| Ok(())).unwrap();
+            let text = fs::read_to_string(&path).unwrap();
+            let lines: Vec<Value> = text.lines().skip(1).map(|line| serde_json::from_str(line).unwrap()).collect();
+            let expected = case["log_likelihoods"].as_array().unwrap();
+            assert_eq!(lines.len(), expected.len(), "{task}");
+            for (line, expected) in lines.iter().zip(expected) {
+                let found = line["results"][0]["log_likelihoods"].as_array().unwrap();
+                assert_eq!(found.len(), expected.as_array().unwrap().len());
+                for (found, expected) in found.iter().zip(expected.as_array().unwrap()) {
+                    assert!((number(found) - number(expected)).abs() < 2e-4, "{task}, {shots} shots: {line} instead of {expected}");
+                }
+            }
+            for (metric, value) in &result.tasks[0].results[0].metrics {
+                let expected = |name: &str| case["metrics"].get(name).map(number);
+                assert!((value.value - expected(metric.as_str()).unwrap()).abs() < 1e-6, "{task} {metric:?}");
+                if let (Some(ours), Some(theirs)) = (value.stderr, expected(&format!("{}_stderr", metric.as_str()))) {
+                    assert!((ours - theirs).abs() < 1e-6, "{task} {metric:?}: {ours} instead of {theirs}");
+                }
+            }
+            assert_eq!(result.tasks[0].results[0].metrics.contains_key(&Metric::AccNorm), case["metrics"].get("acc_norm").is_some());
+            truncated += result.tasks[0].truncated_items;
+            seen.push(lines);
+        }
+        assert_eq!(seen[0], seen[1], "{task}: an item depends on its batch");
+    }
+    assert!(golden.len() > 20 && truncated > 0, "some prompts are to be longer than the context");
+}
 
 /// Questions in the words of the world's model.
 fn sets(world: &World) {
