@@ -210,7 +210,9 @@ fn method(config: &Config, mode: Mode) -> Method {
         Mode::LlamaPro => return Method::Baseline(Baseline::LlamaPro(LlamaPro::new(config))),
         Mode::Preserve => Placement { preserved_layers: config.num_hidden_layers, modules: vec![] },
         Mode::AdaptAll | Mode::RouteAll | Mode::AdaptedAll => Placement { preserved_layers: 0, modules: Module::ALL.to_vec() },
-        Mode::Adapt | Mode::Route | Mode::Adapted => Placement { preserved_layers: config.num_hidden_layers / 2, modules: vec![Module::Attention] },
+        Mode::Adapt | Mode::Route | Mode::Adapted => {
+            Placement { preserved_layers: config.num_hidden_layers / 2, modules: vec![Module::Attention] }
+        }
     };
     Method::Expansion(Growth { sizes, placement })
 }

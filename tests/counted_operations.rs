@@ -140,6 +140,11 @@ fn a_step_carries_out_the_operations_that_its_plan_counts_whatever_the_method() 
         model.score(&batch(), false).unwrap();
         let layers = |work: u64| work / LAYERS as u64 * forked;
         let products = flops.layers + flops.head + layers(of_base.layers) + again;
-        agrees(&format!("both heads, {forked} layers forked"), MultiplyAdds::since(before), products, flops.attention + layers(of_base.attention));
+        agrees(
+            &format!("both heads, {forked} layers forked"),
+            MultiplyAdds::since(before),
+            products,
+            flops.attention + layers(of_base.attention),
+        );
     }
 }

@@ -81,7 +81,8 @@ pub fn run(args: Args) -> Result<()> {
     display.finish();
     let output = output?;
     if args.json {
-        let text = serde_json::to_string(&output).map_err(|error| Error::usage(format!("the result cannot be written as JSON: {error}")))?;
+        let text =
+            serde_json::to_string(&output).map_err(|error| Error::usage(format!("the result cannot be written as JSON: {error}")))?;
         return super::print(text);
     }
     let columns = ["tokens", "kept apart", "head before", "newest head", "gate"];
@@ -121,7 +122,11 @@ fn train(args: &Args, display: &mut Display) -> Result<Output> {
 
     let mut stream = match (&args.train[..], &recipe) {
         ([], Some(recipe)) => recipe.data.stream.clone(),
-        ([], None) => return Err(Error::usage("no text of what the newest head was trained on\n  hint: --train PATH, for example --train corpora/news.jsonl.zst")),
+        ([], None) => {
+            return Err(Error::usage(
+                "no text of what the newest head was trained on\n  hint: --train PATH, for example --train corpora/news.jsonl.zst",
+            ));
+        }
         (paths, recipe) => {
             let length = recipe.as_ref().map_or(256, |recipe| recipe.data.stream.sequence_length);
             let source = |path: &String| TrainSource { text_field: args.text_field.clone(), ..TrainSource::new(path) };
@@ -130,7 +135,11 @@ fn train(args: &Args, display: &mut Display) -> Result<Output> {
     };
     // Evidence begins anew with each document, as it does whenever a router is asked.
     stream.document_mask = true;
-    let cache = if recipe.is_some() { token_cache(args.model.path()) } else { std::env::temp_dir().join(format!("treering-gate-{}", std::process::id())) };
+    let cache = if recipe.is_some() {
+        token_cache(args.model.path())
+    } else {
+        std::env::temp_dir().join(format!("treering-gate-{}", std::process::id()))
+    };
     let mut on_tokens = |progress: &Progress| {
         display.phase("reading", progress.bytes_done, progress.bytes_total, &progress.corpus);
         check_stop()

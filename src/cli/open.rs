@@ -170,7 +170,16 @@ impl ModelArgs {
         let base = BaseCheckpoint::open(&self.model)?;
         let model = Model::from_base(&base, self.dtype.map_or(Precision::F32, Into::into), false)?;
         let tokenizer = base.tokenizer()?;
-        Ok(OpenedModel { model, tokenizer, description: self.model.display().to_string(), step: None, recipe: None, base, beside: None, values: None })
+        Ok(OpenedModel {
+            model,
+            tokenizer,
+            description: self.model.display().to_string(),
+            step: None,
+            recipe: None,
+            base,
+            beside: None,
+            values: None,
+        })
     }
 
     fn open_run(&self, run: &Path, step: Option<u64>) -> Result<OpenedModel> {
@@ -179,8 +188,17 @@ impl ModelArgs {
         let model = build::restore(&recipe, &foundation, &path)?;
         let tokenizer = foundation.base.tokenizer()?;
         let description = format!("{} ({}, step {step})", run.display(), recipe.method.kind.as_str());
-        OpenedModel { model, tokenizer, description, step: Some(step), recipe: Some(recipe), base: foundation.base, beside: None, values: None }
-            .with_values(&path)
+        OpenedModel {
+            model,
+            tokenizer,
+            description,
+            step: Some(step),
+            recipe: Some(recipe),
+            base: foundation.base,
+            beside: None,
+            values: None,
+        }
+        .with_values(&path)
     }
 
     fn open_expansion(&self) -> Result<OpenedModel> {
@@ -189,8 +207,7 @@ impl ModelArgs {
         let base = foundation.base;
         let tokenizer = base.tokenizer()?;
         let description = format!("{} on {}", self.model.display(), base.path().display());
-        OpenedModel { model, tokenizer, description, step: None, recipe: None, base, beside: None, values: None }
-            .with_values(&self.model)
+        OpenedModel { model, tokenizer, description, step: None, recipe: None, base, beside: None, values: None }.with_values(&self.model)
     }
 
     fn open_adapter(&self) -> Result<OpenedModel> {
@@ -199,8 +216,7 @@ impl ModelArgs {
         model.set_parameters(parameters)?;
         let tokenizer = base.tokenizer()?;
         let description = format!("{} on {}", self.model.display(), base.path().display());
-        OpenedModel { model, tokenizer, description, step: None, recipe: None, base, beside: None, values: None }
-            .with_values(&self.model)
+        OpenedModel { model, tokenizer, description, step: None, recipe: None, base, beside: None, values: None }.with_values(&self.model)
     }
 }
 

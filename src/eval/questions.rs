@@ -84,7 +84,8 @@ fn ask(
             window + 1
         )));
     }
-    let speakers: Vec<Speaker> = heads.iter().map(|&head| Speaker::Head(head)).chain(routes.iter().map(|r| Speaker::Router(r.router()))).collect();
+    let speakers: Vec<Speaker> =
+        heads.iter().map(|&head| Speaker::Head(head)).chain(routes.iter().map(|r| Speaker::Router(r.router()))).collect();
     let mut tallies = vec![Tally::default(); speakers.len()];
     let mut rest = questions;
     while !rest.is_empty() {

@@ -191,7 +191,21 @@ impl Model {
             _ => Adapters { scaling: 1.0, dropout: None },
         };
         let (rings, heads) = (Vec::new(), Head::of_rings(0));
-        Ok(Self { config: c, precision, embed_tokens, layers, norm, lm_head, rope, parameters, rings, heads, adapters, beside: None, gate: None })
+        Ok(Self {
+            config: c,
+            precision,
+            embed_tokens,
+            layers,
+            norm,
+            lm_head,
+            rope,
+            parameters,
+            rings,
+            heads,
+            adapters,
+            beside: None,
+            gate: None,
+        })
     }
 
     /// Gives every trained parameter the value of the one of its name, as a checkpoint holds it.

@@ -265,7 +265,8 @@ impl Model {
             // Every other head reads the one base stream that all rings share.
             hidden.resize_with(self.heads.len(), || of(&adapted[0]));
         }
-        let scores = self.with_heads(&mut tape, preserved, adapted, |tape, heads| tape.head_scores(heads, &batch.targets, extras.compare()));
+        let scores =
+            self.with_heads(&mut tape, preserved, adapted, |tape, heads| tape.head_scores(heads, &batch.targets, extras.compare()));
         Ok(Scores { hidden, ..Scores::new(scores) })
     }
 

@@ -71,7 +71,13 @@ impl Model {
     }
 
     /// Lets `read` look at one head alone.
-    fn with_head<'m, T>(&'m self, tape: &mut Tape<'m>, streams: Streams, head: usize, read: impl FnOnce(&Tape<'m>, &[Part<'_, 'm>]) -> T) -> T {
+    fn with_head<'m, T>(
+        &'m self,
+        tape: &mut Tape<'m>,
+        streams: Streams,
+        head: usize,
+        read: impl FnOnce(&Tape<'m>, &[Part<'_, 'm>]) -> T,
+    ) -> T {
         let model = self.of_head(head).0;
         let normed = model.final_norms(tape, &streams);
         drop(streams);

@@ -119,7 +119,8 @@ fn a_prompt_in_pieces_equals_one_prefill_with_every_stream_cached() {
 fn a_head_alone_says_what_it_says_among_the_others_bit_for_bit() {
     for precision in PRECISIONS {
         let c = config(true, true);
-        let pair = Model::from_base(&base(&c), precision, true).unwrap().beside(Model::from_base(&base(&c), precision, false).unwrap()).unwrap();
+        let pair =
+            Model::from_base(&base(&c), precision, true).unwrap().beside(Model::from_base(&base(&c), precision, false).unwrap()).unwrap();
         let mut one = Model::from_base(&base(&c), precision, false).unwrap();
         add(&mut one, &growth(1, &[Module::Attention]), false);
         for model in placements().iter().map(|growth| three(&c, precision, growth)).chain([one, pair]) {

@@ -4,8 +4,8 @@
 //! (and on whether the processor multiplies bf16 in pairs).
 //! So an element's bits depend on its row of `A`, its column of `B` and `k`, not on the other rows and columns, nor on the number of threads.
 
-use super::count;
 use super::bf16::{from_bf16, round_rows_to_pairs, round_to_bf16, to_bf16};
+use super::count;
 use super::isa::Isa;
 use super::kernel::{Lhs, Sweep, TILE_ROWS, kernel, reads_pairs};
 use super::packed::{Line, Packed, interleave, pack_panel, panel_width};

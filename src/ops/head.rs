@@ -1,10 +1,10 @@
 //! The output head fused with the cross-entropy: logits exist only for a few rows at a time.
 
+use super::contrast::{self, Contrast};
 use super::gemm::{Left, Right, View, gemm};
 use super::packed::Packed;
 use super::tape::{Tape, Var, Weight, left};
 use super::tensor::Tensor;
-use super::contrast::{self, Contrast};
 use super::{cosine, loss};
 use crate::model::{Gradients, Precision};
 use std::borrow::Cow;

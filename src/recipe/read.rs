@@ -333,7 +333,9 @@ fn read_route(mut section: Section, method: MethodKind) -> Result<Vec<Router>> {
         None => Vec::new(),
     };
     if let Some(router) = routers.iter().find(|router| router.needs_contrast()) {
-        let message = format!("`{router}` asks a gate, which is trained after a run\n  hint: `treering gate RUN`, then `treering eval RUN` and `generate` ask it");
+        let message = format!(
+            "`{router}` asks a gate, which is trained after a run\n  hint: `treering gate RUN`, then `treering eval RUN` and `generate` ask it"
+        );
         return Err(section.error("router", message));
     }
     if method == MethodKind::ScaleRoute && routers.is_empty() {

@@ -221,8 +221,10 @@ mod tests {
             targets: vec![2, IGNORE, 4, 9, IGNORE, 7, IGNORE, IGNORE],
             document_starts: Some(vec![0, 0, 2, 2, 0, 0, 0, 0]),
         };
-        let text = |tokens: &[u32], trained: &[bool]| {
-            Text { tokens: tokens.into(), counted: (0..tokens.len()).map(|at| at > 0).collect(), trained: trained.into() }
+        let text = |tokens: &[u32], trained: &[bool]| Text {
+            tokens: tokens.into(),
+            counted: (0..tokens.len()).map(|at| at > 0).collect(),
+            trained: trained.into(),
         };
         let expected = [text(&[1, 2], &[false, true]), text(&[3, 4, 9], &[false, true, true]), text(&[5, 6, 7], &[false, false, true])];
         assert_eq!(Text::of_batch(&batch), expected);
@@ -253,7 +255,9 @@ mod tests {
         let found = together.last().unwrap();
         assert!((found.log_probs[0] - of(0)).abs() < 1e-5 && (found.log_probs[1] - of(1)).abs() < 1e-5);
         assert_eq!(found.features[13], 10f64.ln_1p(), "ten tokens were predicted before it");
-        assert!(of_texts(&Model::from_base(&base(&config(true, false)), Precision::F32, false).unwrap(), &texts, &mut |_, _| Ok(())).is_err());
+        assert!(
+            of_texts(&Model::from_base(&base(&config(true, false)), Precision::F32, false).unwrap(), &texts, &mut |_, _| Ok(())).is_err()
+        );
     }
 
     #[test]
@@ -267,7 +271,6 @@ mod tests {
         let begun = |text: &Text| text.counted.iter().position(|c| *c).unwrap();
         assert!(texts.iter().any(|t| begun(t) == 1) && texts.iter().any(|t| begun(t) > 3));
         assert!(texts.iter().all(|t| t.tokens[1..begun(t)] == [1, 2, 3, 4, 5][..begun(t) - 1]));
-        // What it says is what the preservation head says: greedily drawn tokens would be its favourites.
         let stopped = own_texts(&model, &new, &speech, &mut |_, _| Err(Error::Interrupted("by the user".into())));
         assert!(matches!(stopped, Err(Error::Interrupted(_))));
         assert!(own_texts(&model, &[], &Speech { leading: None, ..speech }, &mut |_, _| Ok(())).is_err());

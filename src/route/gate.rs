@@ -88,7 +88,9 @@ impl Gate {
     /// [`Error::Usage`] where there are no examples of one kind.
     pub fn train(new: &[Example], own: &[Example], seed: u64) -> Result<Self> {
         if new.is_empty() || own.is_empty() {
-            return Err(Error::usage("a gate needs tokens of the new text and of what the model before it says; there are none of one kind"));
+            return Err(Error::usage(
+                "a gate needs tokens of the new text and of what the model before it says; there are none of one kind",
+            ));
         }
         let weighted = |side: &[Example]| -> Vec<(Example, f64)> {
             let trained = side.iter().filter(|example| example.trained).count();
@@ -223,7 +225,8 @@ impl Gate {
         if self.features != NAMES {
             return Err(format!("expected the features {}, found {}", NAMES.join(", "), self.features.join(", ")));
         }
-        let lengths = [("mean", self.mean.len(), FEATURES), ("deviation", self.deviation.len(), FEATURES), ("output", self.output.len(), HIDDEN + 1)];
+        let lengths =
+            [("mean", self.mean.len(), FEATURES), ("deviation", self.deviation.len(), FEATURES), ("output", self.output.len(), HIDDEN + 1)];
         let rows = self.hidden.iter().map(|row| ("a row of hidden", row.len(), FEATURES + 1));
         for (name, found, expected) in lengths.into_iter().chain([("hidden", self.hidden.len(), HIDDEN)]).chain(rows) {
             if found != expected {
@@ -269,7 +272,12 @@ mod tests {
         let right = |examples: &[Example], new: bool| {
             examples.iter().filter(|e| (gate.log_odds(&e.features) > 0.0) == new).count() as f64 / examples.len() as f64
         };
-        assert!(right(&unseen_new, true) > 0.93 && right(&unseen_own, false) > 0.93, "{} {}", right(&unseen_new, true), right(&unseen_own, false));
+        assert!(
+            right(&unseen_new, true) > 0.93 && right(&unseen_own, false) > 0.93,
+            "{} {}",
+            right(&unseen_new, true),
+            right(&unseen_own, false)
+        );
         // Half the weight on each head would lose ln 2 on every token.
         assert!(gate.loss(&unseen_new) < 0.5 + 0.3 && gate.loss(&unseen_own) < 0.5 + 0.3);
         assert_eq!(gate, Gate::train(&new, &own, 1).unwrap());
@@ -288,7 +296,8 @@ mod tests {
         }
         let trained: Vec<Example> = new.iter().filter(|e| e.trained).copied().collect();
         assert!((10..60).contains(&trained.len()), "{}", trained.len());
-        let own: Vec<Example> = examples(false, 300).into_iter().map(|e| Example { features: e.features.map(|x| x.min(0.7)), ..e }).collect();
+        let own: Vec<Example> =
+            examples(false, 300).into_iter().map(|e| Example { features: e.features.map(|x| x.min(0.7)), ..e }).collect();
         let all = new.iter().map(|e| Example { trained: true, ..*e }).collect::<Vec<_>>();
         let [told, untold] = [&new, &all].map(|new| Gate::train(new, &own, 1).unwrap().loss(&trained));
         assert!(told < untold, "{told} {untold}");
@@ -301,7 +310,9 @@ mod tests {
         let mut gate = Gate::untrained(&weighted, 3);
         let inputs: Vec<_> = all.iter().map(|e| (gate.standardised(&e.features), e.log_probs, 0.1)).collect();
         let (gradient, values) = (gate.gradient(&inputs), gate.values());
-        let loss = |gate: &Gate| inputs.iter().map(|(x, p, w)| w * Example { features: *x, log_probs: *p, trained: true }.loss(gate.forward(x).0).0).sum::<f64>();
+        let loss = |gate: &Gate| {
+            inputs.iter().map(|(x, p, w)| w * Example { features: *x, log_probs: *p, trained: true }.loss(gate.forward(x).0).0).sum::<f64>()
+        };
         for (index, analytic) in gradient.iter().enumerate() {
             let mut at = |shift: f64| {
                 let mut moved = values.clone();

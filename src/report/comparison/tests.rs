@@ -176,7 +176,8 @@ fn a_routers_line_has_a_mark_of_its_own_and_the_same_in_every_picture() {
         assert!(routed.iter().all(|r| r.0 == own.0 && r.1 != own.1 && r.3), "the run's colour, not its mark: {own:?} {routed:?}");
         assert!(of[&format!("{run}, ring-1 head")].2);
     }
-    let mut distinct: Vec<_> = of.iter().filter(|(name, _)| name.as_str() != "base = preservation heads, all steps").map(|(_, m)| (m.0, m.1)).collect();
+    let mut distinct: Vec<_> =
+        of.iter().filter(|(name, _)| name.as_str() != "base = preservation heads, all steps").map(|(_, m)| (m.0, m.1)).collect();
     distinct.sort_unstable();
     distinct.dedup();
     assert_eq!(distinct.len(), 10, "of one colour no mark twice");

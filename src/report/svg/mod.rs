@@ -10,8 +10,8 @@ use super::chart::{Chart, Drawing};
 use super::labels::{text_width, wrap};
 pub use parts::escape;
 pub(crate) use parts::short;
-pub(super) use parts::{MARKS, style};
 use parts::{LINE, MARGIN, PALETTE, TEXT, TITLE, dash, mark, text};
+pub(super) use parts::{MARKS, style};
 use plot::Plot;
 
 /// Width of a chart that is a file of its own, or stands on a wide page.

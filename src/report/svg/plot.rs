@@ -87,7 +87,14 @@ impl Plot {
                 }
                 marked = Some((x, y));
                 let words = if point.label.is_empty() { String::new() } else { format!(" ({})", point.label) };
-                mark(out, (series.style, series.mark()), series.dashed, x, y, &format!("{}{words}: {}, {}", series.name, short(point.x), short(point.y)));
+                mark(
+                    out,
+                    (series.style, series.mark()),
+                    series.dashed,
+                    x,
+                    y,
+                    &format!("{}{words}: {}, {}", series.name, short(point.x), short(point.y)),
+                );
             }
         }
     }
