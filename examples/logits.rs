@@ -1,13 +1,15 @@
-//! Writes the logits of a run's newest checkpoint, for scripts/baselines-vs-peft.py to compare with those of other libraries.
+//! Writes the logits of a run's newest checkpoint, for scripts/baselines-vs-peft.py and scripts/hub-parity.py to compare with those of other libraries.
 //!
-//! `cargo run --release --example logits -- RUN TOKENS.json OUT.safetensors`: TOKENS.json is a list of windows, each a list of token numbers;
-//! OUT has one tensor a head, `base` or `preservation` and `adaptation`, of `[windows, tokens, vocabulary]` in f32.
+//! `cargo run --release --example logits -- RUN TOKENS.json OUT.safetensors`: RUN may also be an expansion's folder or a plain model; TOKENS.json is a
+//! list of windows, each a list of token numbers; OUT has one tensor a head, `base` or `preservation`, `ring-1` … and `adaptation`, of
+//! `[windows, tokens, vocabulary]` in f32.
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 use treering::grow::file::save_parameters;
-use treering::model::{Block, Head, Parameter};
+use treering::model::{Block, Model, Parameter, Precision};
 use treering::train::build::open_run;
+use treering::train::foundation::{Foundation, Moved};
 
 fn main() -> Result<(), Box<dyn std::error::Error>> {
     let arguments: Vec<PathBuf> = std::env::args_os().skip(1).map(PathBuf::from).collect();
@@ -17,7 +19,7 @@ fn main() -> Result<(), Box<dyn std::error::Error>> {
     if windows.iter().any(|window| window.len() != length) {
         return Err("all windows must have the same number of tokens".into());
     }
-    let model = open_run(run, None, None)?.model;
+    let model = open(run)?;
     let mut heads = vec![Vec::new(); model.heads().len()];
     for window in &windows {
         let mut cache = model.new_cache(length);
@@ -28,13 +30,20 @@ fn main() -> Result<(), Box<dyn std::error::Error>> {
         }
     }
     let shape = vec![windows.len(), length, model.config().vocab_size];
-    let name = |head: &Head| format!("{head:?}").to_lowercase();
     let tensors: Vec<Parameter> = model
         .heads()
         .iter()
         .zip(heads)
-        .map(|(head, value)| Parameter { name: name(head), block: Block::Base, shape: shape.clone(), value })
+        .map(|(head, value)| Parameter { name: head.to_string(), block: Block::Base, shape: shape.clone(), value })
         .collect();
     save_parameters(out, &tensors, &Default::default())?;
     Ok(())
+}
+
+/// A widened or plain model in f32, or a baseline's run in its own arithmetic.
+fn open(path: &Path) -> treering::Result<Model> {
+    match Foundation::open_at(path, None, Moved::default()) {
+        Ok(foundation) => foundation.model(Precision::F32),
+        Err(_) => Ok(open_run(path, None, None)?.model),
+    }
 }

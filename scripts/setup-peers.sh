@@ -5,7 +5,7 @@ set -euo pipefail
 root="$(cd "$(dirname "$0")/.." && pwd)"
 venv="${TREERING_PEERS:-$root/target/peers/venv}"
 python="$venv/bin/python"
-packages=(torch transformers peft safetensors gguf tokenizers numpy)
+packages=(torch transformers accelerate peft lm_eval safetensors gguf tokenizers numpy)
 
 complete() {
   [[ -x "$python" ]] && "$python" - "${packages[@]}" <<'PY' 2>/dev/null

@@ -79,7 +79,7 @@ fn what_cannot_be_exported_is_refused_with_a_way_out() {
         let error = failed(&world.treering(&[&["export"], arguments].concat()), code);
         assert!(error.contains(part), "{error}");
     };
-    refused(&["scale-preserve", "--out", "x"], 2, "no plain Llama");
+    refused(&["scale-preserve", "--to", "peft", "--out", "x"], 2, "is widened (by scale-preserve) and has no adapters");
     refused(&["freeze", "--to", "peft", "--out", "x"], 2, "has no adapters (its method is freeze)");
     refused(&["lora", "--to", "peft", "--dtype", "bf16", "--out", "x"], 2, "adapters are written in f32");
     refused(&["lora", "--out", "base"], 1, "already exists");

@@ -2,18 +2,18 @@
 
 use std::collections::{BTreeMap, HashMap};
 use std::fs;
-use std::io::Write;
 use std::path::{Path, PathBuf};
 use std::sync::OnceLock;
 
-use serde_json::Value;
+use serde_json::{Value, json};
 use sha2::{Digest, Sha256};
 
 use super::config::Config;
 use super::gguf::Gguf;
 use super::weights::Weights;
-use super::{atomic, gguf_llama, huggingface};
+use super::{atomic, gguf_model, huggingface};
 use crate::error::{Error, IoContext, Result};
+use crate::hub;
 use crate::tokenizer::Tokenizer;
 
 /// A tensor of a checkpoint, without its values.
@@ -38,9 +38,37 @@ pub enum Dtype {
     Bf16,
 }
 
+/// What [`BaseCheckpoint::save_folder`] writes.
+pub(crate) struct Folder<'a> {
+    /// The text of `config.json`.
+    pub config: String,
+    /// How weights are written.
+    pub dtype: Dtype,
+    /// Bytes of weights beyond which another file is begun.
+    pub max_shard_bytes: u64,
+    /// Every tensor's name and shape.
+    pub tensors: &'a [(String, Vec<usize>)],
+    /// Further files: name and text.
+    pub files: Vec<(&'static str, String)>,
+}
+
+/// The files of a Hugging Face folder that make up its tokenizer.
+const TOKENIZER_FILES: [&str; 8] = [
+    "tokenizer.json",
+    "tokenizer_config.json",
+    "special_tokens_map.json",
+    "added_tokens.json",
+    "chat_template.jinja",
+    "vocab.json",
+    "merges.txt",
+    "tokenizer.model",
+];
+
 /// A Llama-family model to grow from: its configuration, and its weights as f32 under their Hugging Face names.
 pub struct BaseCheckpoint {
     path: PathBuf,
+    /// Where it is on this machine: `path`, or for an `hf://` name its place in the cache.
+    local: PathBuf,
     config: Config,
     source: Source,
     sha256: OnceLock<String>,
@@ -53,13 +81,15 @@ enum Source {
 }
 
 impl BaseCheckpoint {
-    /// Opens a Hugging Face directory (`config.json`, `model.safetensors` or its shards, `tokenizer.json`) or a `.gguf` file.
+    /// Opens a Hugging Face directory (`config.json`, `model.safetensors` or its shards, `tokenizer.json`) or a `.gguf` file, or what an `hf://` name means.
     /// Headers are read and checked now, weights when they are asked for.
     ///
     /// # Errors
     /// [`Error::Io`], or [`Error::File`] with the file and the key or tensor that is at fault.
     pub fn open(path: impl AsRef<Path>) -> Result<Self> {
-        let path = path.as_ref();
+        let given = path.as_ref();
+        let local = hub::local(given)?;
+        let path: &Path = &local;
         let meta = fs::metadata(path).at(path)?;
         let (config, source) = if meta.is_dir() {
             let config = path.join("config.json");
@@ -71,10 +101,28 @@ impl BaseCheckpoint {
             return Err(Error::file(path, "is a file of weights alone; give the directory that also holds its config.json"));
         } else {
             let (gguf, weights) = Gguf::open(path)?;
-            let (config, weights) = gguf_llama::load(&gguf, weights)?;
+            let (config, weights) = gguf_model::load(&gguf, weights)?;
             (config, Source::Gguf(Box::new(gguf), weights))
         };
-        Ok(Self { path: path.to_path_buf(), config, source, sha256: OnceLock::new() })
+        // With its commit, so that whoever writes it down means the same later.
+        let path = given.to_str().map_or(Ok(given.to_path_buf()), |text| hub::pinned(text).map(PathBuf::from))?;
+        Ok(Self { path, local: local.into_owned(), config, source, sha256: OnceLock::new() })
+    }
+
+    /// The tensors of a Hugging Face directory whose names `keep` accepts, as a model of `config`, whatever its `config.json` says.
+    ///
+    /// # Errors
+    /// As [`BaseCheckpoint::open`].
+    pub(crate) fn open_as(path: &Path, config: Config, keep: impl Fn(&str) -> bool) -> Result<Self> {
+        let mut weights = huggingface::open(path)?;
+        weights.entries.retain(|name, _| keep(name));
+        Ok(Self {
+            path: path.to_path_buf(),
+            local: path.to_path_buf(),
+            config,
+            source: Source::Directory(weights),
+            sha256: OnceLock::new(),
+        })
     }
 
     /// A base whose weights are in memory: each tensor's shape and values by its Hugging Face name.
@@ -89,12 +137,17 @@ impl BaseCheckpoint {
             }
         }
         let source = Source::Memory(tensors.into_iter().collect(), tokenizer.map(Box::new));
-        Ok(Self { path: PathBuf::new(), config, source, sha256: OnceLock::new() })
+        Ok(Self { path: PathBuf::new(), local: PathBuf::new(), config, source, sha256: OnceLock::new() })
     }
 
-    /// Where it was opened; empty for a base in memory.
+    /// Where it was opened, as it was named; empty for a base in memory.
     pub fn path(&self) -> &Path {
         &self.path
+    }
+
+    /// Where it is on this machine; empty for a base in memory.
+    pub fn local_path(&self) -> &Path {
+        &self.local
     }
 
     /// Its configuration.
@@ -200,7 +253,7 @@ impl BaseCheckpoint {
     pub fn tokenizer(&self) -> Result<Tokenizer> {
         let (path, tokenizer) = match &self.source {
             Source::Directory(_) => {
-                let path = self.path.join("tokenizer.json");
+                let path = self.local.join("tokenizer.json");
                 if !path.exists() {
                     return Err(Error::file(
                         &self.path,
@@ -241,22 +294,65 @@ impl BaseCheckpoint {
         tensors: &[(String, Vec<usize>)],
         values: impl FnMut(&str, &[usize]) -> Result<Vec<f32>>,
     ) -> Result<()> {
+        let max_shard_bytes = huggingface::MAX_SHARD_BYTES;
+        self.save_folder(dir, Folder { config: config.to_json(), dtype, max_shard_bytes, tensors, files: Vec::new() }, values)
+    }
+
+    /// Writes a folder that `transformers` reads, whole or not at all: a configuration, weights, further files, and this base's tokenizer.
+    ///
+    /// # Errors
+    /// As [`BaseCheckpoint::save_as`].
+    pub(crate) fn save_folder(&self, dir: &Path, folder: Folder<'_>, values: impl FnMut(&str, &[usize]) -> Result<Vec<f32>>) -> Result<()> {
         let tokenizer = match &self.source {
             Source::Memory(_, None) => None,
-            Source::Directory(_) if !self.path.join("tokenizer.json").exists() => None,
+            Source::Directory(_) if !self.local.join("tokenizer.json").exists() => None,
             _ => Some(self.tokenizer()?),
         };
         atomic::write_dir(dir, |dir| {
             let path = dir.join("config.json");
-            fs::write(&path, config.to_json()).at(&path)?;
-            if let Some(tokenizer) = tokenizer {
-                tokenizer.save(dir)?;
+            fs::write(&path, &folder.config).at(&path)?;
+            for (name, text) in &folder.files {
+                let path = dir.join(name);
+                fs::write(&path, text).at(&path)?;
             }
-            let path = dir.join("model.safetensors");
-            let mut writer = std::io::BufWriter::with_capacity(1 << 20, fs::File::create(&path).at(&path)?);
-            huggingface::write(&mut writer, &path, tensors, dtype == Dtype::Bf16, values)?;
-            writer.flush().at(&path)
+            if let Some(tokenizer) = tokenizer {
+                self.save_tokenizer(dir, &tokenizer)?;
+            }
+            huggingface::write_model(dir, folder.tensors, folder.dtype == Dtype::Bf16, folder.max_shard_bytes, values)
         })
+    }
+
+    /// Writes the tokenizer, which was read and fits, into a folder: a directory's files as they are, since they say more than is read here (such as
+    /// how a conversation is written), and a GGUF file's with its chat template.
+    fn save_tokenizer(&self, dir: &Path, tokenizer: &Tokenizer) -> Result<()> {
+        if let Source::Directory(_) = &self.source {
+            for name in TOKENIZER_FILES {
+                let (from, to) = (self.path.join(name), dir.join(name));
+                if from.exists() {
+                    // Not copied: permissions (such as a cache's read-only ones) stay behind.
+                    fs::write(&to, fs::read(&from).at(&from)?).at(&to)?;
+                }
+            }
+            return Ok(());
+        }
+        tokenizer.save(dir)?;
+        let Some(template) = self.gguf_text("tokenizer.chat_template")? else { return Ok(()) };
+        let path = dir.join("tokenizer_config.json");
+        let text = fs::read_to_string(&path).at(&path)?;
+        let mut config: Value = serde_json::from_str(&text).map_err(|e| Error::file(&path, format_args!("is not JSON: {e}")))?;
+        config["chat_template"] = json!(template);
+        fs::write(&path, format!("{config:#}\n")).at(&path)
+    }
+
+    /// A text of a GGUF file's metadata; `None` for any other kind of base.
+    ///
+    /// # Errors
+    /// [`Error::File`] where it is no text.
+    pub(crate) fn gguf_text(&self, key: &str) -> Result<Option<&str>> {
+        match &self.source {
+            Source::Gguf(gguf, _) => gguf.text(key),
+            _ => Ok(None),
+        }
     }
 }
 

@@ -17,6 +17,9 @@ const MAX_HEADER_BYTES: u64 = 100_000_000;
 /// Larger than the index of any model.
 const MAX_INDEX_BYTES: u64 = 64 << 20;
 
+/// Bytes of weights in one file, beyond which `transformers` and [`write_model`] begin another.
+pub(crate) const MAX_SHARD_BYTES: u64 = 5_000_000_000;
+
 const SINGLE: &str = "model.safetensors";
 const INDEX: &str = "model.safetensors.index.json";
 
@@ -158,6 +161,45 @@ fn encoding(dtype: Dtype) -> Option<Encoding> {
         Dtype::BF16 => Some(Encoding::Bf16),
         _ => None,
     }
+}
+
+/// Writes a model's weights into a folder: one file, or where they are more than `max_shard_bytes` several and their index, as `transformers` does.
+pub(super) fn write_model(
+    folder: &Path,
+    tensors: &[(String, Vec<usize>)],
+    half: bool,
+    max_shard_bytes: u64,
+    mut values: impl FnMut(&str, &[usize]) -> Result<Vec<f32>>,
+) -> Result<()> {
+    let bytes = |(_, shape): &(String, Vec<usize>)| shape.iter().product::<usize>() as u64 * if half { 2 } else { 4 };
+    let mut shards: Vec<(u64, &[(String, Vec<usize>)])> = Vec::new();
+    let (mut start, mut size) = (0, 0);
+    for (index, tensor) in tensors.iter().enumerate() {
+        if index > start && size + bytes(tensor) > max_shard_bytes {
+            shards.push((size, &tensors[start..index]));
+            (start, size) = (index, 0);
+        }
+        size += bytes(tensor);
+    }
+    shards.push((size, &tensors[start..]));
+    let count = shards.len();
+    let name = |number: usize| if count == 1 { SINGLE.to_owned() } else { format!("model-{number:05}-of-{count:05}.safetensors") };
+    let mut weight_map = BTreeMap::new();
+    for (index, (_, tensors)) in shards.iter().enumerate() {
+        let file = name(index + 1);
+        let path = folder.join(&file);
+        let mut writer = std::io::BufWriter::with_capacity(1 << 20, std::fs::File::create(&path).at(&path)?);
+        write(&mut writer, &path, tensors, half, &mut values)?;
+        writer.flush().at(&path)?;
+        weight_map.extend(tensors.iter().map(|(tensor, _)| (tensor.clone(), file.clone())));
+    }
+    if count > 1 {
+        let total: u64 = shards.iter().map(|(size, _)| size).sum();
+        let index = serde_json::json!({"metadata": {"total_size": total}, "weight_map": weight_map});
+        let path = folder.join(INDEX);
+        std::fs::write(&path, format!("{index:#}\n")).at(&path)?;
+    }
+    Ok(())
 }
 
 /// Writes a safetensors file tensor by tensor: `values` is asked for each in turn, so that only one is in memory.

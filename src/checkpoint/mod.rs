@@ -3,14 +3,18 @@
 pub mod atomic;
 mod base;
 mod config;
+mod config_json;
 mod encoding;
+mod family;
 pub(crate) mod gguf;
-mod gguf_llama;
+mod gguf_model;
 mod huggingface;
 pub mod names;
 pub mod rope;
 mod weights;
 
+pub(crate) use base::Folder;
 pub use base::{BaseCheckpoint, Dtype, TensorInfo};
 pub use config::Config;
-pub(crate) use huggingface::TensorFile;
+pub use family::{Family, QueryKeyNorm};
+pub(crate) use huggingface::{MAX_SHARD_BYTES, TensorFile};

@@ -10,6 +10,9 @@ pub const NORM: &str = "model.norm";
 /// The output projection's module.
 pub const LM_HEAD: &str = "lm_head";
 
+/// The `model_type` of a widened model in a folder for `transformers`.
+pub const WIDENED: &str = "treering";
+
 /// One of the seven linear modules of a decoder layer.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub enum Projection {
@@ -71,14 +74,37 @@ pub fn projection(layer: usize, projection: Projection) -> String {
     format!("model.layers.{layer}.{}", projection.path())
 }
 
-/// The module of a layer's norm before attention.
-pub fn input_layernorm(layer: usize) -> String {
-    format!("model.layers.{layer}.input_layernorm")
+/// A norm of a decoder layer.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub enum Norm {
+    /// `input_layernorm`, before attention.
+    Input,
+    /// `post_attention_layernorm`: before the feed-forward network, or where a family normalises what modules write, behind attention.
+    PostAttention,
+    /// `post_feedforward_layernorm`, behind the feed-forward network.
+    PostFeedforward,
+    /// `self_attn.q_norm`.
+    Query,
+    /// `self_attn.k_norm`.
+    Key,
 }
 
-/// The module of a layer's norm before the feed-forward network.
-pub fn post_attention_layernorm(layer: usize) -> String {
-    format!("model.layers.{layer}.post_attention_layernorm")
+impl Norm {
+    /// The path inside a layer, as Hugging Face spells it.
+    pub fn path(self) -> &'static str {
+        match self {
+            Self::Input => "input_layernorm",
+            Self::PostAttention => "post_attention_layernorm",
+            Self::PostFeedforward => "post_feedforward_layernorm",
+            Self::Query => "self_attn.q_norm",
+            Self::Key => "self_attn.k_norm",
+        }
+    }
+}
+
+/// The module of a layer's norm, for example `model.layers.3.input_layernorm`.
+pub fn norm(layer: usize, norm: Norm) -> String {
+    format!("model.layers.{layer}.{}", norm.path())
 }
 
 /// The base weight of a module.
@@ -115,6 +141,22 @@ pub fn ring_of(name: &str) -> Option<usize> {
     digits.parse().ok().filter(|n: &usize| *n > 0 && n.to_string() == digits)
 }
 
+/// The name, in a folder that holds a whole widened model, of the tensor that ring `ring` (counted from 1) calls `name` in a file of its own:
+/// `ring_K` stands before the block. Rings have tensors of the same names, so that each must be told from the others.
+pub fn of_ring(name: &str, ring: usize) -> String {
+    let mut parts: Vec<&str> = name.rsplitn(3, '.').collect();
+    let number = format!("ring_{ring}");
+    parts.insert(parts.len().min(2), &number);
+    parts.reverse();
+    parts.join(".")
+}
+
+/// Whether `name` is one of [`of_ring`].
+pub fn is_of_a_ring(name: &str) -> bool {
+    let ring = name.rsplit('.').nth(2).and_then(|part| part.strip_prefix("ring_"));
+    ring.is_some_and(|digits| digits.bytes().all(|b| b.is_ascii_digit()) && !digits.is_empty())
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -128,17 +170,26 @@ mod tests {
         assert_eq!(block_weight(&q, Block::BaseToExpansion), "model.layers.3.self_attn.q_proj.base_to_expansion.weight");
         assert_eq!(block_weight(&q, Block::ExpansionToExpansion), "model.layers.3.self_attn.q_proj.expansion_to_expansion.weight");
         assert_eq!(block_weight(&q, Block::ExpansionToBase), "model.layers.3.self_attn.q_proj.expansion_to_base.weight");
-        assert_eq!(block_weight(&input_layernorm(3), Block::ExpansionNorm), "model.layers.3.input_layernorm.expansion.weight");
-        assert_eq!(
-            block_weight(&post_attention_layernorm(0), Block::ExpansionNorm),
-            "model.layers.0.post_attention_layernorm.expansion.weight"
-        );
+        for (of, path) in [
+            (Norm::Input, "input_layernorm"),
+            (Norm::PostAttention, "post_attention_layernorm"),
+            (Norm::PostFeedforward, "post_feedforward_layernorm"),
+            (Norm::Query, "self_attn.q_norm"),
+            (Norm::Key, "self_attn.k_norm"),
+        ] {
+            assert_eq!(weight(&norm(3, of)), format!("model.layers.3.{path}.weight"));
+            assert_eq!(block_weight(&norm(3, of), Block::ExpansionNorm), format!("model.layers.3.{path}.expansion.weight"));
+        }
         assert_eq!(block_weight(NORM, Block::ExpansionNorm), "model.norm.expansion.weight");
         assert_eq!(block_weight(EMBED_TOKENS, Block::ExpansionEmbedding), "model.embed_tokens.expansion.weight");
         assert_eq!(block_weight(LM_HEAD, Block::ExpansionHead), "lm_head.expansion.weight");
         assert_eq!(ring_weight(&q, 2), "model.layers.3.self_attn.q_proj.ring_2_to_expansion.weight");
         assert_eq!((ring_of(&ring_weight(&q, 12)), ring_of(&block_weight(&q, Block::BaseToExpansion))), (Some(12), None));
         assert_eq!((ring_of("a.ring_0_to_expansion.weight"), ring_of("a.ring_01_to_expansion.weight")), (None, None));
+        assert_eq!(of_ring(&ring_weight(&q, 1), 2), "model.layers.3.self_attn.q_proj.ring_2.ring_1_to_expansion.weight");
+        assert_eq!(of_ring(&block_weight(LM_HEAD, Block::ExpansionHead), 10), "lm_head.ring_10.expansion.weight");
+        assert!(is_of_a_ring("lm_head.ring_10.expansion.weight") && is_of_a_ring(&of_ring(&ring_weight(&q, 1), 2)));
+        assert!(![&weight(&q), &ring_weight(&q, 2), "ring_1.x", "a.ring_.b.weight"].into_iter().any(|name| is_of_a_ring(name)));
     }
 
     #[test]

@@ -6,14 +6,17 @@ use std::time::Instant;
 use serde::Serialize;
 use treering::baseline::{Baseline, Method, peft};
 use treering::checkpoint::{BaseCheckpoint, Dtype as Storage};
-use treering::export;
+use treering::export::description::Speaker;
+use treering::export::{self, card, widened};
 use treering::grow::verify::Difference;
-use treering::model::{Model, Parameter, Precision};
-use treering::train::{build, checkpoint};
+use treering::model::{Head, Model, Parameter, Precision};
+use treering::recipe::MethodKind;
+use treering::route::Router;
+use treering::train::{Foundation, build, checkpoint};
 use treering::{Error, Result};
 
 use super::growth::{bytes, grouped, json, listing};
-use super::open::{self, Dtype, Moved, Place};
+use super::open::{self, At, Dtype, Place};
 
 /// Version of the JSON.
 const FORMAT_VERSION: u32 = 1;
@@ -25,7 +28,7 @@ const ROUNDING: f64 = 1e-4;
 #[derive(Debug, Clone, Copy, PartialEq, Eq, clap::ValueEnum, Serialize)]
 #[serde(rename_all = "lowercase")]
 enum To {
-    /// A plain Llama in Hugging Face's layout, adapters merged
+    /// A folder for transformers: a widened model with code of its own, anything else as a plain Llama, adapters merged
     Hf,
     /// An adapter for the library peft
     Peft,
@@ -34,23 +37,28 @@ enum To {
 /// Arguments of `treering export`.
 #[derive(Debug, clap::Args)]
 pub struct Args {
-    /// A run folder, one of its checkpoints, a PEFT adapter, or a model (a Hugging Face folder or .gguf file)
+    /// A run folder, one of its checkpoints, an expansion, a PEFT adapter, or a model (a Hugging Face folder or .gguf file)
     model: PathBuf,
+    #[command(flatten)]
+    at: At,
     /// The new folder
     #[arg(long, value_name = "DIR")]
     out: PathBuf,
     /// What to write
     #[arg(long, value_enum, default_value = "hf")]
     to: To,
-    /// How a plain Llama's weights are stored; bf16 rounds them [default: f32]
+    /// How a folder's weights are stored; bf16 rounds them [default: f32]
     #[arg(long, value_enum)]
     dtype: Option<Dtype>,
-    /// The run's checkpoint of this step [default: the newest]
-    #[arg(long, value_name = "STEP")]
-    step: Option<u64>,
-    /// Where the base is now, if it has moved
-    #[arg(long, value_name = "MODEL")]
-    base: Option<PathBuf>,
+    /// Whose logits a widened model returns unless asked otherwise: preservation, ring-1 … or adaptation [default: adaptation]
+    #[arg(long)]
+    head: Option<Head>,
+    /// The router that a widened model speaks through unless asked otherwise, for example bayes [default: the run's own, where it has one]
+    #[arg(long, conflicts_with = "head")]
+    router: Option<Router>,
+    /// Bytes of weights in one file of a widened model, beyond which another is begun
+    #[arg(long, value_name = "BYTES", default_value_t = widened::MAX_SHARD_BYTES)]
+    max_shard_size: u64,
     /// Read the folder back and compare it with the model on random tokens, in f32; exit code 3 and no folder if they differ
     #[arg(long)]
     verify: bool,
@@ -68,7 +76,10 @@ struct Report {
     method: &'static str,
     /// The checkpoint's step; null for what is no run.
     step: Option<u64>,
-    /// Of the plain Llama, or of the adapter.
+    /// The heads of a widened model; absent for any other.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    heads: Vec<Head>,
+    /// Of the folder's model, or of the adapter.
     parameters: u64,
     bytes: u64,
     seconds: f64,
@@ -88,12 +99,27 @@ struct Verification {
 }
 
 /// What is exported.
-struct Source {
+enum Source {
+    Plain(Plain),
+    Widened(Wide),
+}
+
+/// A model of the base's own kind, or adapters for it.
+struct Plain {
     base: BaseCheckpoint,
     /// Absent for a model that nothing was trained on.
     baseline: Option<Baseline>,
     parameters: Vec<Parameter>,
     step: Option<u64>,
+}
+
+/// A base with rings.
+struct Wide {
+    foundation: Foundation,
+    method: &'static str,
+    speaker: Speaker,
+    /// The run that trained the newest ring, and its step.
+    run: Option<(PathBuf, u64)>,
 }
 
 /// Exports.
@@ -105,12 +131,18 @@ pub fn run(args: Args) -> Result<()> {
     if args.verify && matches!(args.dtype, Some(Dtype::Bf16)) {
         return Err(Error::usage("--verify compares what was written in f32; weights rounded to bf16 are another model's"));
     }
-    let source = open(&args)?;
-    let Source { base, baseline, parameters, step } = &source;
+    let plain = match open(&args)? {
+        Source::Plain(plain) => plain,
+        Source::Widened(wide) => return export_widened(args, &wide, start),
+    };
+    if args.head.is_some() || args.router.is_some() {
+        return Err(Error::usage(format!("--head and --router are for widened models, and {} has one head", args.model.display())));
+    }
+    let Plain { base, baseline, parameters, step } = &plain;
     let method = baseline.as_ref().map_or("none", Baseline::as_str);
     let count = match (args.to, baseline) {
         (To::Peft, Some(Baseline::Lora(lora))) => {
-            let base_path = std::path::absolute(base.path()).map_err(|error| Error::io(base.path(), error))?;
+            let base_path = std::path::absolute(base.local_path()).map_err(|error| Error::io(base.path(), error))?;
             peft::save(&args.out, lora, &base_path, &base.sha256()?, parameters)?;
             parameters.iter().map(|p| p.value.len() as u64).sum()
         }
@@ -129,12 +161,13 @@ pub fn run(args: Args) -> Result<()> {
             baseline.as_ref().map_or(base.config().clone(), |b| b.model_config(base.config())).parameter_count()
         }
     };
-    let verification = if args.verify { Some(verify(&args, &source)?) } else { None };
+    let verification = if args.verify { Some(verify(&args, &plain)?) } else { None };
     let report = Report {
         format_version: FORMAT_VERSION,
         to: args.to,
         method,
         step: *step,
+        heads: Vec::new(),
         parameters: count,
         bytes: folder_bytes(&args.out)?,
         seconds: start.elapsed().as_secs_f64(),
@@ -144,39 +177,92 @@ pub fn run(args: Args) -> Result<()> {
     super::print(if args.json { json(&report)? } else { text(&report, base) })
 }
 
-fn open(args: &Args) -> Result<Source> {
-    let place = open::place(&args.model, args.step)?;
-    if args.step.is_some() && !matches!(place, Place::Run(..)) {
-        return Err(Error::usage(format!("--step chooses a run's checkpoint, and {} is no run", args.model.display())));
-    }
-    let widened = |what: &str| {
-        Error::usage(format!(
-            "{}: {what} norms its two streams apart, so it is no plain Llama and cannot be written as one\n  hint: eval and generate read it as it is",
+/// Writes a widened model.
+fn export_widened(args: Args, wide: &Wide, start: Instant) -> Result<()> {
+    let Wide { foundation, method, speaker, run } = wide;
+    if args.to == To::Peft {
+        return Err(Error::usage(format!(
+            "--to peft: {} is widened (by {method}) and has no adapters\n  hint: --to hf writes it for transformers",
             args.model.display()
-        ))
+        )));
+    }
+    let card = card::card(&args.out, foundation, *speaker, run.as_ref().map(|(run, step)| (run.as_path(), *step)))?;
+    let dtype = if matches!(args.dtype, Some(Dtype::Bf16)) { Storage::Bf16 } else { Storage::F32 };
+    widened::save(&args.out, foundation, &widened::Options { speaker: *speaker, dtype, max_shard_bytes: args.max_shard_size, card })?;
+    let verification = if args.verify {
+        let read = widened::Widened::open(&args.out)?.ok_or_else(|| Error::file(&args.out, "is no widened model any more"))?;
+        let (difference, largest_logit) = export::compare(&foundation.model(Precision::F32)?, &read.model()?)?;
+        Some(holding(&args.out, difference, largest_logit, 0.0)?)
+    } else {
+        None
     };
+    let values = foundation.rings.iter().flat_map(|ring| &ring.parameters).map(|p| p.value.len() as u64).sum::<u64>();
+    let report = Report {
+        format_version: FORMAT_VERSION,
+        to: args.to,
+        method,
+        step: run.as_ref().map(|(_, step)| *step),
+        heads: Head::of_rings(foundation.rings.len()),
+        parameters: foundation.base.config().parameter_count() + values,
+        bytes: folder_bytes(&args.out)?,
+        seconds: start.elapsed().as_secs_f64(),
+        path: args.out,
+        verification,
+    };
+    super::print(if args.json { json(&report)? } else { text(&report, &foundation.base) })
+}
+
+fn open(args: &Args) -> Result<Source> {
+    let place = open::place(&args.model, args.at.step)?;
+    args.at.check(&args.model, &place)?;
     match place {
-        Place::Model => Ok(Source { base: BaseCheckpoint::open(&args.model)?, baseline: None, parameters: Vec::new(), step: None }),
-        Place::Expansion => Err(widened("a widened model")),
+        Place::Model => {
+            let base = BaseCheckpoint::open(&args.model)?;
+            Ok(Source::Plain(Plain { base, baseline: None, parameters: Vec::new(), step: None }))
+        }
+        Place::Expansion => {
+            let foundation = Foundation::open_at(&args.model, None, args.at.moved())?;
+            let newest = foundation.rings.last().map(|ring| ring.growth.placement.is_preserve(foundation.base.config()));
+            let method = if newest == Some(false) { MethodKind::ScaleAdapt } else { MethodKind::ScalePreserve };
+            wide(args, foundation, method, None, None)
+        }
         Place::Adapter => {
-            let (base, baseline, parameters) = open::adapter(&args.model, args.base.as_deref())?;
-            Ok(Source { base, baseline: Some(baseline), parameters, step: None })
+            let (base, baseline, parameters) = open::adapter(&args.model, args.at.base())?;
+            Ok(Source::Plain(Plain { base, baseline: Some(baseline), parameters, step: None }))
         }
         Place::Run(run, step) => {
-            let opened = build::open_checkpoint(&run, step, Moved { base: args.base.as_deref(), rings: &[] })?;
+            let opened = build::open_checkpoint(&run, step, args.at.moved())?;
             let Method::Baseline(baseline) = opened.recipe.method(opened.foundation.base.config())? else {
-                return Err(widened(&format!("a model widened by `{}`", opened.recipe.method.kind.as_str())));
+                let (recipe, step) = (opened.recipe, opened.step);
+                let mut foundation = opened.foundation;
+                let source = open::RingSource::at(&run, Some(step))?;
+                foundation.add(&source.ok_or_else(|| Error::usage(format!("{}: is no run any more", run.display())))?)?;
+                // As `generate` has it: a run with a router is that router.
+                let router = recipe.routers.first().copied().filter(|_| recipe.method.kind == MethodKind::ScaleRoute);
+                return wide(args, foundation, recipe.method.kind, router, Some((run, step)));
             };
             let expected = build::expected_parameters(&opened.recipe, opened.foundation.base.config())?;
             let parameters = checkpoint::load_trained(&opened.path, &expected)?;
-            Ok(Source { base: opened.foundation.base, baseline: Some(baseline), parameters, step: Some(opened.step) })
+            Ok(Source::Plain(Plain { base: opened.foundation.base, baseline: Some(baseline), parameters, step: Some(opened.step) }))
         }
     }
 }
 
+/// A widened model and who speaks for it: what was asked for, or else `router` of its run, or else what it learnt last.
+fn wide(args: &Args, foundation: Foundation, method: MethodKind, router: Option<Router>, run: Option<(PathBuf, u64)>) -> Result<Source> {
+    let heads = Head::of_rings(foundation.rings.len());
+    let head = args.head.unwrap_or(Head::Adaptation);
+    if !heads.contains(&head) {
+        let names: Vec<String> = heads.iter().map(Head::to_string).collect();
+        return Err(Error::usage(format!("--head {head}: the heads of {} are {}", args.model.display(), names.join(", "))));
+    }
+    let router = args.router.or(router.filter(|_| args.head.is_none()));
+    Ok(Source::Widened(Wide { foundation, method: method.as_str(), speaker: Speaker { head, router }, run }))
+}
+
 /// Reads the folder back; one that does not hold is removed.
-fn verify(args: &Args, source: &Source) -> Result<Verification> {
-    let Source { base, baseline, parameters, .. } = source;
+fn verify(args: &Args, plain: &Plain) -> Result<Verification> {
+    let Plain { base, baseline, parameters, .. } = plain;
     let model = |baseline: Option<&Baseline>, base: &BaseCheckpoint, parameters: &[Parameter]| match baseline {
         None => Model::from_base(base, Precision::F32, false),
         Some(baseline) => {
@@ -195,14 +281,18 @@ fn verify(args: &Args, source: &Source) -> Result<Verification> {
     };
     let (difference, largest_logit) = export::compare(&ours, &theirs)?;
     let merged = args.to == To::Hf && matches!(baseline, Some(Baseline::Lora(_)));
-    let limit = if merged { ROUNDING * largest_logit } else { 0.0 };
-    let holds = if merged { difference.largest <= limit } else { difference.is_none() };
+    holding(&args.out, difference, largest_logit, if merged { ROUNDING * largest_logit } else { 0.0 })
+}
+
+/// What was found, where it is within `limit` (0 for the same bits); the folder `out` is removed otherwise.
+fn holding(out: &Path, difference: Difference, largest_logit: f64, limit: f64) -> Result<Verification> {
+    let holds = if limit > 0.0 { difference.largest <= limit } else { difference.is_none() };
     if !holds {
-        std::fs::remove_dir_all(&args.out).map_err(|error| Error::io(&args.out, error))?;
+        std::fs::remove_dir_all(out).map_err(|error| Error::io(out, error))?;
         return Err(Error::Check(format!(
             "what was written differs from the model by up to {:e}, where {limit:e} is allowed; {} was removed",
             difference.largest,
-            args.out.display()
+            out.display()
         )));
     }
     Ok(Verification { difference, largest_logit, limit, holds })
@@ -215,7 +305,8 @@ fn folder_bytes(folder: &Path) -> Result<u64> {
 
 fn text(report: &Report, base: &BaseCheckpoint) -> String {
     let what = match report.to {
-        To::Hf => "a plain Llama in Hugging Face's layout",
+        To::Hf if report.heads.is_empty() => "a plain Llama in Hugging Face's layout",
+        To::Hf => "a widened model for transformers (trust_remote_code=True)",
         To::Peft => "an adapter for peft",
     };
     let mut rows = vec![
@@ -224,6 +315,10 @@ fn text(report: &Report, base: &BaseCheckpoint) -> String {
         ("base", base.path().display().to_string()),
         ("parameters", grouped(report.parameters)),
     ];
+    if !report.heads.is_empty() {
+        let heads: Vec<String> = report.heads.iter().map(Head::to_string).collect();
+        rows.push(("heads", heads.join(", ")));
+    }
     rows.extend(report.step.map(|step| ("step", grouped(step))));
     let mut out = listing("export", report.path.display().to_string(), rows);
     if let Some(Verification { difference, limit, .. }) = &report.verification {

@@ -148,7 +148,13 @@ pub fn run(args: Args) -> Result<()> {
         }
         (None, None) => "nobody spoke".into(),
     };
-    eprintln!("[{speaker}, {} + {count} tokens, {:.1} tokens/s, {why}]", generation.prompt_tokens, count as f64 / seconds.max(1e-9));
+    // Nobody is left to tell when stderr is closed.
+    let _ = writeln!(
+        std::io::stderr(),
+        "[{speaker}, {} + {count} tokens, {:.1} tokens/s, {why}]",
+        generation.prompt_tokens,
+        count as f64 / seconds.max(1e-9)
+    );
     Ok(())
 }
 

@@ -5,6 +5,7 @@ use std::path::{Path, PathBuf};
 use treering::baseline::{Baseline, peft};
 use treering::checkpoint::BaseCheckpoint;
 use treering::data::{Encode, Encoder};
+use treering::hub;
 use treering::model::{Model, Parameter, Precision};
 use treering::recipe::Recipe;
 use treering::route::{Gate, Router};
@@ -46,6 +47,22 @@ pub(super) struct At {
 }
 
 impl At {
+    /// The base that was named, if one was.
+    pub fn base(&self) -> Option<&Path> {
+        self.base.as_deref()
+    }
+
+    /// Refuses what does not belong to the place that was found at `model`.
+    pub fn check(&self, model: &Path, place: &Place) -> Result<()> {
+        if self.step.is_some() && !matches!(place, Place::Run(..)) {
+            return Err(Error::usage(format!("--step chooses a run's checkpoint, and {} is no run", model.display())));
+        }
+        if !self.rings.is_empty() && matches!(place, Place::Model | Place::Adapter) {
+            return Err(Error::usage(format!("--ring-path says where an earlier ring is, and {} stands on none", model.display())));
+        }
+        Ok(())
+    }
+
     /// What has moved.
     pub fn moved(&self) -> Moved<'_> {
         Moved { base: self.base.as_deref(), rings: &self.rings }
@@ -55,7 +72,7 @@ impl At {
 /// What is to be opened, and how.
 #[derive(Debug, clap::Args)]
 pub struct ModelArgs {
-    /// A Hugging Face folder, a .gguf file, a run folder, one of its checkpoints, an expansion of `grow`, or a PEFT adapter
+    /// A Hugging Face folder, a .gguf file, a run folder, one of its checkpoints, an expansion of `grow`, or a PEFT adapter; or hf://OWNER/NAME
     model: PathBuf,
     #[command(flatten)]
     at: At,
@@ -114,12 +131,7 @@ impl ModelArgs {
     /// Opens it.
     pub fn open(&self) -> Result<OpenedModel> {
         let place = place(&self.model, self.at.step)?;
-        if self.at.step.is_some() && !matches!(place, Place::Run(..)) {
-            return Err(Error::usage(format!("--step chooses a run's checkpoint, and {} is no run", self.model.display())));
-        }
-        if !self.at.rings.is_empty() && matches!(place, Place::Model | Place::Adapter) {
-            return Err(Error::usage(format!("--ring-path says where an earlier ring is, and {} stands on none", self.model.display())));
-        }
+        self.at.check(&self.model, &place)?;
         match place {
             Place::Model => self.open_model(),
             Place::Run(run, step) => self.open_run(&run, step),
@@ -222,6 +234,7 @@ impl ModelArgs {
 
 /// A PEFT adapter and its base, at `base_path` or where the adapter says.
 pub(super) fn adapter(folder: &Path, base_path: Option<&Path>) -> Result<(BaseCheckpoint, Baseline, Vec<Parameter>)> {
+    let folder: &Path = &hub::local(folder)?;
     let (_, named) = peft::load_config(folder)?;
     let hint = "--base says where the adapter's base is";
     let path = match (base_path, named) {

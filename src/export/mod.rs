@@ -1,6 +1,14 @@
-//! Trained models as others read them: plain Llama folders in Hugging Face's layout, with adapters merged.
+//! Trained models as others read them, and back.
 //!
-//! A widened model norms its streams apart and is no plain Llama, so it is not written here.
+//! 1. [`plain`]: what a baseline made, as a plain Llama folder in Hugging Face's layout, with adapters merged.
+//! 2. [`widened`]: a widened model, which norms its streams apart and is no plain Llama, as a folder that `transformers` loads with code of its own;
+//!    [`description`] is its `config.json`, [`card`] its model card.
+//! 3. [`import()`](import::import): its rings as expansions again, on the base they grew around.
+
+pub mod card;
+pub mod description;
+pub mod import;
+pub mod widened;
 
 use std::collections::HashMap;
 use std::path::Path;
@@ -105,23 +113,26 @@ fn merge(weight: &mut [f32], lora: &Lora, a: &[f32], b: &[f32], width: usize) {
     gemm(weight.len() / width, width, lora.r, left, right, weight, width, true);
 }
 
-/// How the last head of one model differs from that of another on random tokens: log-probabilities of whole windows, and the logits of the last
+/// How every head of one model differs from that of another on random tokens: log-probabilities of whole windows, and the logits of the last
 /// of them, and the largest logit there is, against which a difference is small or not.
 ///
 /// # Errors
-/// Whatever the models return.
+/// Whatever the models return, and [`Error::Usage`] where they have different heads.
 pub fn compare(one: &Model, other: &Model) -> Result<(Difference, f64)> {
+    if one.heads() != other.heads() {
+        return Err(Error::usage("the two models have different heads"));
+    }
     let [count, length] = WINDOWS;
     let length = length.min(one.config().max_position_embeddings);
     let batch = windows(one.config().vocab_size.min(other.config().vocab_size), &[], count, length, 0);
     let (mut difference, mut largest) = (Difference::default(), 0.0f64);
     let (a, b) = (one.score(&batch, false)?, other.score(&batch, false)?);
-    for (a, b) in a.log_probs.last().iter().zip(b.log_probs.last()) {
+    for (a, b) in a.log_probs.iter().zip(&b.log_probs) {
         difference.add(a, b);
     }
     for tokens in batch.tokens.chunks(length) {
         let (a, b) = (one.step(&mut one.new_cache(length), tokens)?, other.step(&mut other.new_cache(length), tokens)?);
-        for (a, b) in a.last().iter().zip(b.last()) {
+        for (a, b) in a.iter().zip(&b) {
             difference.add(a, b);
             largest = a.iter().fold(largest, |most, v| most.max(f64::from(v.abs())));
         }

@@ -1,7 +1,10 @@
-//! The decoder: a frozen or trained Llama-family base, and the rings around it.
+//! The decoder: a frozen or trained base, and the rings around it.
 
 pub mod build;
 mod cache;
+mod forest;
+#[cfg(test)]
+mod forest_tests;
 mod head;
 mod layer;
 mod one_head;
@@ -25,6 +28,7 @@ use crate::ops::rope::RopeTable;
 use crate::ops::tape::{Tape, Var, Vector, Weight};
 use crate::route::Gate;
 pub use cache::Cache;
+pub use forest::Forest;
 pub use head::Head;
 use layer::{Layer, RingLayer, Streams};
 pub use parameter::{Block, Gradients, Parameter};
@@ -105,7 +109,7 @@ struct Adapters {
     dropout: Option<Dropout>,
 }
 
-/// A Llama-family decoder, its base frozen or trained, widened or not: what `train`, `eval` and `generate` see.
+/// A decoder of one of the [families](crate::checkpoint::Family), its base frozen or trained, widened or not: what `train`, `eval` and `generate` see.
 #[derive(Debug)]
 pub struct Model {
     config: Config,
@@ -323,7 +327,7 @@ impl Model {
             return Err(Error::usage(format!("{length} tokens after {past} do not fit a context of {} tokens", cache.capacity)));
         }
         let positions = (past as u32..(past + length) as u32).collect();
-        Ok(Arc::new(Sequence { batch: 1, length, positions, starts: None }))
+        Ok(Arc::new(Sequence { batch: 1, length, positions, starts: None, forest: None }))
     }
 
     /// Lets `read` look at every head in the order of [`Model::heads`], each of which goes on from the one before it; only where the preserved
@@ -424,6 +428,6 @@ impl Model {
             return Err(Error::usage("document starts lie behind their tokens or are not one a token"));
         }
         let positions = (0..expected).map(|i| (i % length) as u32 - starts.as_ref().map_or(0, |s| s[i])).collect();
-        Ok(Arc::new(Sequence { batch: windows, length, positions, starts }))
+        Ok(Arc::new(Sequence { batch: windows, length, positions, starts, forest: None }))
     }
 }

@@ -1,6 +1,6 @@
 //! Rings around rings: what was learnt before is kept bit for bit, and only what is new carries gradients.
 
-use super::tests::{PRECISIONS, base, batch, check_gradients, config, growth, placements, ring};
+use super::tests::{PRECISIONS, base, batch, check_gradients, config, configs, growth, placements, ring};
 use super::*;
 use crate::grow::sizes::{Module, Placement, Sizes};
 
@@ -55,8 +55,7 @@ fn said(model: &Model) -> Vec<Said> {
 
 #[test]
 fn every_head_of_three_trained_rings_stays_as_it_was_bit_for_bit_before_and_after_training_the_next() {
-    for (tied, biased) in [(true, false), (false, true)] {
-        let c = config(tied, biased);
+    for c in configs() {
         for precision in PRECISIONS {
             for first in placements() {
                 let mut model = Model::from_base(&base(&c), precision, false).unwrap();

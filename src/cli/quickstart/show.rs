@@ -113,6 +113,8 @@ impl Results {
              treering compare {out}/runs/scale-preserve {out}/runs/full\n  \
              treering generate {out}/runs/scale-preserve --prompt $'What is the birth city of {name}?\\nAnswer:'\n  \
              treering generate {out}/runs/full --prompt $'What is the birth city of {name}?\\nAnswer:'\n\n\
+             The paper's benchmark, with every method, all routers and tasks in a row, on twenty times as many people:\n  \
+             treering biography run --size mini --out {out}-mini\n\n\
              Then teach a real model, for example SmolLM2-135M some Korean (README.md says where to get both):\n  \
              treering plan recipes/smollm2-korean-preserve.toml\n  \
              treering train recipes/smollm2-korean-preserve.toml",

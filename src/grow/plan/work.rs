@@ -61,7 +61,7 @@ impl Flops {
                 table += once + weight + if product.block == Block::BaseToExpansion { 0 } else { input };
             }
             for stream in layer.streams() {
-                let once = attention(stream, request.sequence_length as u64);
+                let once = attention(stream, request.sequence_length as u64, layer.window);
                 forward.attention += once;
                 // Five products rather than two: the scores again, then the gradients of values, weights, queries and keys.
                 backward.attention += if stream.live_attention { once / 2 * 5 } else { 0 };
@@ -93,7 +93,10 @@ impl Flops {
     }
 }
 
-/// Scores and weighted sums of one token that sees half a window on average.
-fn attention(stream: &Stream, sequence_length: u64) -> u64 {
-    2 * stream.query * (sequence_length + 1)
+/// Scores and weighted sums of one token, which sees half a window of the data on average where nothing narrower slides over it.
+fn attention(stream: &Stream, sequence_length: u64, window: Option<usize>) -> u64 {
+    let window = window.map_or(sequence_length, |window| (window as u64).min(sequence_length));
+    // The first tokens see all before them, the rest `window` each.
+    let seen = u128::from(window) * u128::from(2 * sequence_length - window + 1) / 2;
+    (4 * u128::from(stream.query) * seen / u128::from(sequence_length)) as u64
 }

@@ -39,6 +39,9 @@ impl Comparison {
         let sets: BTreeSet<&str> =
             self.measurements_of_all().flat_map(|m| m.questions.keys()).filter_map(|name| Some(name.rsplit_once('/')?.0)).collect();
         panels.extend(sets.into_iter().zip(1..).map(|(set, number)| lines(&format!("questions-{number}"), self.questions(set), "")));
+        let tasks: BTreeSet<&str> =
+            self.measurements_of_all().flat_map(|m| m.suites.keys()).filter_map(|name| Some(name.rsplit_once('/')?.0)).collect();
+        panels.extend(tasks.into_iter().zip(1..).map(|(task, number)| lines(&format!("task-{number}"), self.task(task), "")));
         panels.extend([
             lines(
                 "representation",
@@ -135,6 +138,23 @@ impl Comparison {
             y_label: "% right".into(),
             series: unlabelled(series),
             y_also: vec![0.0, 100.0],
+            ..Chart::default()
+        }
+    }
+
+    /// What a multiple-choice task is quoted by.
+    fn task(&self, task: &str) -> Chart {
+        let (series, _) = self.series(
+            |measured: &Measured, head: &str| Some((measured.step as f64, 100.0 * measured.suites.get(&format!("{task}/{head}"))?)),
+            |_: &[Point]| false,
+        );
+        Chart {
+            title: task.replace('_', " "),
+            subtitle: "Normalised accuracy where the task has one, else accuracy; higher is better".into(),
+            x_label: "steps".into(),
+            x_whole: true,
+            y_label: "%".into(),
+            series: unlabelled(series),
             ..Chart::default()
         }
     }

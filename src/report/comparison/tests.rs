@@ -26,6 +26,7 @@ pub(in crate::report) fn records(heads: &[&str], last: &[(f64, f64)]) -> Vec<Rec
             loss: 2.0,
             gradient_norm: 1.0,
             learning_rates: BTreeMap::new(),
+            skipped: false,
             tokens: step * 1024,
             tokens_per_second: 1000.0 + step as f64,
             wall_seconds: step as f64,
@@ -231,6 +232,7 @@ fn long_runs_are_drawn_in_stretches() {
         loss: step as f64,
         gradient_norm: 1.0,
         learning_rates: BTreeMap::new(),
+        skipped: step % 250 == 3,
         tokens: step * 100,
         tokens_per_second: 1.0,
         wall_seconds: step as f64 * 2.0,
@@ -241,6 +243,9 @@ fn long_runs_are_drawn_in_stretches() {
     assert_eq!(run.training[0], Stretch { step: 42, loss: 21.5, tokens_per_second: 50.0 });
     assert_eq!(run.training.last().map(|s| (s.step, s.tokens_per_second)), Some((1000, 50.0)));
     assert_eq!((run.tokens, run.training_seconds), (100_000, Some(2000.0)));
+    assert_eq!(run.skipped_steps, 4);
+    let notes = Comparison::new(vec![run]).notes;
+    assert!(notes.iter().any(|note| note == "a skipped 4 of its 1000 steps as loss spikes."), "{notes:?}");
 }
 
 #[test]

@@ -1,0 +1,169 @@
+//! The `config.json` of a widened model for `transformers`: the base's own, what each ring added, who speaks, and where all of it comes from.
+
+use std::fs::File;
+use std::io::Read;
+use std::path::Path;
+
+use serde::de::DeserializeOwned;
+use serde::{Deserialize, Serialize};
+use serde_json::{Map, Value, json};
+
+use crate::checkpoint::{Config, Dtype, names};
+use crate::error::{Error, IoContext, Result};
+use crate::grow::file::BaseReference;
+use crate::grow::{Growth, Initialisation};
+use crate::model::Head;
+use crate::route::Router;
+
+/// Version of the layout; a reader refuses what is newer.
+pub const FORMAT_VERSION: u32 = 1;
+
+/// The configuration's file.
+pub const CONFIG_FILE: &str = "config.json";
+/// A `config.json` larger than this is something else.
+const MAX_CONFIG_BYTES: u64 = 16 << 20;
+
+/// Kinds of bases whose layers the exported code computes.
+pub const SUPPORTED: [&str; 1] = ["llama"];
+
+/// Keys that a widened model has beside its base's.
+const OWN_KEYS: [&str; 7] = ["base_model_type", "rings", "head", "router", "treering", "auto_map", "architectures"];
+
+/// Where an exported model comes from: what the way back needs to know.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Provenance {
+    /// [`FORMAT_VERSION`].
+    pub format_version: u32,
+    /// The base.
+    pub base: BaseReference,
+    /// The rings, from the innermost out.
+    pub rings: Vec<RingProvenance>,
+}
+
+/// Where one ring comes from.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct RingProvenance {
+    /// Its hash when it was exported, as [`crate::grow::Ring`] has it.
+    pub sha256: String,
+    /// What W21 and W22 started from.
+    pub init: Initialisation,
+    /// The seed of random values.
+    pub seed: u64,
+}
+
+/// Who speaks unless the reader says otherwise: a router, or else a head.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub struct Speaker {
+    /// The head.
+    pub head: Head,
+    /// The router that chooses between the heads instead.
+    pub router: Option<Router>,
+}
+
+/// What a `config.json` of this kind says.
+pub struct Description {
+    /// The base.
+    pub config: Config,
+    /// What each ring added.
+    pub growths: Vec<Growth>,
+    /// Where it comes from.
+    pub provenance: Provenance,
+}
+
+impl Description {
+    /// The text of the `config.json`.
+    ///
+    /// # Errors
+    /// [`Error::Usage`] for a base of a kind that the exported code does not compute, by name.
+    pub fn to_json(&self, speaker: Speaker, dtype: Dtype) -> Result<String> {
+        let mut map = object(Value::from(self.config.clone()));
+        let kind = map.get("model_type").and_then(Value::as_str).unwrap_or_default().to_owned();
+        if !SUPPORTED.contains(&kind.as_str()) {
+            return Err(Error::usage(format!(
+                "the base is of type \"{kind}\", and widened models of it cannot be written for transformers yet; those of {} can",
+                SUPPORTED.join(", ")
+            )));
+        }
+        // `rope_parameters` has both, and newer readers take these for another model's.
+        map.remove("rope_theta");
+        map.remove("rope_scaling");
+        let dtype = match dtype {
+            Dtype::F32 => "float32",
+            Dtype::Bf16 => "bfloat16",
+        };
+        map.extend(object(json!({
+            "model_type": names::WIDENED,
+            "base_model_type": kind,
+            "architectures": ["TreeringForCausalLM"],
+            "auto_map": {
+                "AutoConfig": "configuration_treering.TreeringConfig",
+                "AutoModelForCausalLM": "modeling_treering.TreeringForCausalLM",
+            },
+            "rings": self.growths,
+            "head": speaker.head,
+            "router": speaker.router,
+            "dtype": dtype,
+            "treering": self.provenance,
+        })));
+        Ok(format!("{:#}\n", Value::Object(map)))
+    }
+
+    /// Reads the `config.json` of a folder; `None` where the folder has none or it is another kind of model's.
+    ///
+    /// # Errors
+    /// [`Error::File`] naming the key that is missing, damaged or of a newer version.
+    pub fn read(folder: &Path) -> Result<Option<Self>> {
+        let path = folder.join(CONFIG_FILE);
+        if !path.is_file() {
+            return Ok(None);
+        }
+        let mut text = Vec::new();
+        File::open(&path).at(&path)?.take(MAX_CONFIG_BYTES + 1).read_to_end(&mut text).at(&path)?;
+        if text.len() as u64 > MAX_CONFIG_BYTES {
+            return Err(Error::file(&path, format!("is larger than {MAX_CONFIG_BYTES} bytes, which no config.json is")));
+        }
+        let value: Value = serde_json::from_slice(&text).map_err(|e| Error::file(&path, format!("is not JSON: {e}")))?;
+        match value {
+            Value::Object(map) if map.get("model_type").and_then(Value::as_str) == Some(names::WIDENED) => {
+                Self::parse(map).map(Some).map_err(|message| Error::file(&path, message))
+            }
+            _ => Ok(None),
+        }
+    }
+
+    fn parse(mut map: Map<String, Value>) -> std::result::Result<Self, String> {
+        let version = map.get("treering").and_then(|value| value.get("format_version")).and_then(Value::as_u64);
+        let version = version.ok_or("`treering.format_version` is missing: this folder cannot be traced to a base")?;
+        if version == 0 || version > u64::from(FORMAT_VERSION) {
+            return Err(format!("`treering.format_version` is {version}, but this treering reads up to {FORMAT_VERSION}: use a newer one"));
+        }
+        let provenance: Provenance = take(&map, "treering")?;
+        let growths: Vec<Growth> = take(&map, "rings")?;
+        let kind: String = take(&map, "base_model_type")?;
+        if growths.is_empty() || growths.len() != provenance.rings.len() {
+            return Err(format!("`rings` has {} entries and `treering.rings` {}", growths.len(), provenance.rings.len()));
+        }
+        OWN_KEYS.iter().for_each(|key| drop(map.remove(*key)));
+        map.insert("model_type".into(), json!(kind));
+        let config = Config::try_from(Value::Object(map))?;
+        for (index, growth) in growths.iter().enumerate() {
+            let checked = growth.validate(&config).and_then(|()| growth.placement.check_ring(&config, index));
+            checked.map_err(|error| format!("`rings[{index}]`: {error}"))?;
+        }
+        Ok(Self { config, growths, provenance })
+    }
+}
+
+fn take<T: DeserializeOwned>(map: &Map<String, Value>, key: &str) -> std::result::Result<T, String> {
+    let value = map.get(key).ok_or_else(|| format!("`{key}` is missing"))?;
+    serde_json::from_value(value.clone()).map_err(|error| format!("`{key}`: {error}"))
+}
+
+fn object(value: Value) -> Map<String, Value> {
+    match value {
+        Value::Object(map) => map,
+        _ => Map::new(),
+    }
+}
