@@ -34,8 +34,6 @@ struct Found {
     question_lengths: Vec<usize>,
 }
 
-impl Eq for Setup {}
-
 /// Everything that exists before anything is learnt.
 pub struct World {
     /// The folder.
