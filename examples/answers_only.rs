@@ -55,7 +55,7 @@ fn main() -> Result<(), Box<dyn std::error::Error>> {
         gradients.clear();
         let loss = model.loss_and_gradients(&batch, &mut gradients, 1.0 / batch.target_count() as f32, false)?;
         let rate = LEARNING_RATE * (1.0 - (step - 1) as f64 / STEPS as f64);
-        optimizer.update(model.parameters_mut(), &gradients, 1.0, step, |_| rate);
+        optimizer.update(model.parameters_mut(), &gradients, 1.0, step, |_| rate)?;
         if step % 20 == 0 {
             println!("step {step}: loss {:.4}", loss.nll / loss.targets as f64);
         }

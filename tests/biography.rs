@@ -62,10 +62,17 @@ fn a_data_set_is_the_same_again_and_its_two_formats_hold_the_same_rows() {
         let mut texts = Vec::new();
         let file = world.path("one").join(format!("{table}.parquet"));
         let corpus = CorpusConfig { text_field: field.into(), ..CorpusConfig::new(file.to_string_lossy()) };
-        read_documents(&file, &corpus, 1 << 20, &Arc::default(), &mut |document| {
-            texts.push(document.text);
-            Ok(())
-        })
+        read_documents(
+            &file,
+            &corpus,
+            1 << 20,
+            &Arc::default(),
+            &mut |document| {
+                texts.push(document.text);
+                Ok(())
+            },
+            None,
+        )
         .unwrap();
         assert_eq!(
             texts,

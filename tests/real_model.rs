@@ -141,7 +141,7 @@ fn three_rings_of_a_real_model_keep_every_earlier_logit() {
         for step in 1..=2 {
             gradients.clear();
             model.loss_and_gradients(&batch, &mut gradients, 1.0, false).unwrap();
-            optimizer.update(model.parameters_mut(), &gradients, 1.0 / batch.target_count() as f32, step, |_| 2e-3);
+            optimizer.update(model.parameters_mut(), &gradients, 1.0 / batch.target_count() as f32, step, |_| 2e-3).unwrap();
         }
         let trained = said(&model);
         assert!(trained[..number] == before[..], "ring {number} after training");

@@ -26,7 +26,7 @@ fn alone(model: &Model, tokens: &[u32]) -> Scores {
     let length = tokens.len() - 1;
     let (tokens, targets) = (tokens[..length].to_vec(), tokens[1..].to_vec());
     let batch = Batch { batch_size: 1, sequence_length: length, tokens, targets, document_starts: None };
-    model.score_with(&batch, Extras { hidden: false, cosine: true }).unwrap()
+    model.score_with(&batch, Extras { cosine: true, ..Extras::default() }).unwrap()
 }
 
 fn check(model: &Model) {

@@ -68,7 +68,7 @@ pub(crate) fn base(c: &Config) -> BaseCheckpoint {
     BaseCheckpoint::from_memory(c.clone(), tensors, None).unwrap()
 }
 
-pub(super) fn growth(preserved_layers: usize, modules: &[Module]) -> Growth {
+pub(crate) fn growth(preserved_layers: usize, modules: &[Module]) -> Growth {
     let sizes = Sizes { hidden_size: 10, num_attention_heads: 2, num_key_value_heads: 1, intermediate_size: 12 };
     Growth { sizes, placement: Placement { preserved_layers, modules: modules.to_vec() } }
 }
@@ -78,7 +78,7 @@ fn expansion(c: &Config, growth: &Growth, fresh: bool) -> Vec<Parameter> {
 }
 
 /// Parameters of a ring around others; with `fresh` the head and W12 are zero as before training, else everything is random.
-pub(super) fn ring(c: &Config, inner: &[Sizes], growth: &Growth, fresh: bool) -> Vec<Parameter> {
+pub(crate) fn ring(c: &Config, inner: &[Sizes], growth: &Growth, fresh: bool) -> Vec<Parameter> {
     let mut rng = ChaCha8Rng::seed_from_u64(2 + inner.len() as u64);
     ring_parameters(c, inner, growth)
         .into_iter()
