@@ -101,7 +101,7 @@ pub struct Protocol {
 }
 
 /// What a user chose. It is kept in the folder, and a folder with another one is refused.
-#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Setup {
     /// The size.
     pub size: Size,

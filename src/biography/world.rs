@@ -34,8 +34,6 @@ struct Found {
     question_lengths: Vec<usize>,
 }
 
-impl Eq for Setup {}
-
 /// Everything that exists before anything is learnt.
 pub struct World {
     /// The folder.
@@ -68,8 +66,18 @@ impl World {
                     out.display()
                 )));
             }
-            None => {}
+            None => {
+                // A tokenizer that does not do is refused before the folder belongs to it.
+                given_tokenizer(setup)?;
+            }
         }
+        let mut found = found.unwrap_or_else(|| Found { setup: setup.clone(), question_lengths: Vec::new() });
+        let save = |found: &Found| {
+            let json = serde_json::to_string_pretty(found).map_err(|e| Error::file(&path, e))? + "\n";
+            atomic::write_file(&path, |file| file.write_all(json.as_bytes()).at(&path))
+        };
+        // First of all: whatever else is in the folder was made for this.
+        save(&found)?;
         let [corpora, models] = ["corpora", "models"].map(|name| out.join(name));
         for folder in [&corpora, &models] {
             std::fs::create_dir_all(folder).at(folder)?;
@@ -97,14 +105,11 @@ impl World {
                 .save_hf(&untrained, Dtype::F32)?;
         }
         let encoder = Encoder::new(BaseCheckpoint::open(&untrained)?.tokenizer()?)?;
-        let mut question_lengths = found.map_or(Vec::new(), |found| found.question_lengths);
-        for task in question_lengths.len() as u64..=tasks {
-            question_lengths.push(longest_question(&people, trained(task), &encoder, check_stop)?);
+        for task in found.question_lengths.len() as u64..=tasks {
+            found.question_lengths.push(longest_question(&people, trained(task), &encoder, check_stop)?);
         }
-        let found = Found { setup: setup.clone(), question_lengths: question_lengths.clone() };
-        let json = serde_json::to_string_pretty(&found).map_err(|e| Error::file(&path, e))? + "\n";
-        atomic::write_file(&path, |file| file.write_all(json.as_bytes()).at(&path))?;
-        Ok(Self { out: out.to_path_buf(), people, encoder, question_lengths })
+        save(&found)?;
+        Ok(Self { out: out.to_path_buf(), people, encoder, question_lengths: found.question_lengths })
     }
 }
 
@@ -130,10 +135,21 @@ fn refuse_another(path: &Path, ours: &Setup, asked: &Setup) -> Result<()> {
     }
 }
 
+/// The one that was given, checked.
+fn given_tokenizer(setup: &Setup) -> Result<Option<Tokenizer>> {
+    let Some(path) = &setup.tokenizer else { return Ok(None) };
+    let tokenizer = Tokenizer::from_file(path)?;
+    check_tokenizer(&tokenizer).map_err(|error| match error {
+        Error::Usage(message) => Error::file(path, message),
+        error => error,
+    })?;
+    Ok(Some(tokenizer))
+}
+
 /// The one that was given, or one that is trained on texts about the people of the base: it has never seen the new ones.
 fn tokenizer(setup: &Setup, protocol: &Protocol, people: &People) -> Result<Tokenizer> {
-    let tokenizer = match &setup.tokenizer {
-        Some(path) => Tokenizer::from_file(path)?,
+    Ok(match given_tokenizer(setup)? {
+        Some(tokenizer) => tokenizer,
         None => {
             let known = 0..protocol.pretrained.min(TOKENIZER_PEOPLE);
             let asked = people.question_texts(known.clone(), &crate::data::biography::Attribute::ALL)?;
@@ -142,12 +158,7 @@ fn tokenizer(setup: &Setup, protocol: &Protocol, people: &People) -> Result<Toke
             let end = tokenizer.token_to_id(END_OF_TEXT);
             tokenizer.with_defaults(None, end)
         }
-    };
-    check_tokenizer(&tokenizer).map_err(|error| match (&setup.tokenizer, error) {
-        (Some(path), Error::Usage(message)) => Error::file(path, message),
-        (_, error) => error,
-    })?;
-    Ok(tokenizer)
+    })
 }
 
 /// The model's shape with the tokenizer's vocabulary.
