@@ -2,18 +2,22 @@
 //! about which head knows the answer.
 //!
 //! `treering quickstart --out QS`, then `cargo run --release --example answers_only -- QS OUT` widens the quickstart's base, teaches it the
-//! quickstart's new people with the loss on the answers alone, and writes the expansion to `OUT`. `treering eval OUT --trace FILE` and
-//! `scripts/route-prototypes.py FILE` then try routers on it (docs/experiments.md).
+//! quickstart's new people with the loss on the answers alone, trains a gate, writes both to `OUT`, and asks every question of every head and router
+//! (docs/routers.md). `treering eval OUT --trace FILE` and `scripts/route-prototypes.py FILE` then try others on it.
 
 use std::path::PathBuf;
 
 use treering::checkpoint::BaseCheckpoint;
 use treering::data::Encoder;
 use treering::data::biography::{People, QuestionSet};
+use treering::eval::{Question, leading_token, questions};
 use treering::grow::file::{self, BaseReference, Expansion, Manifest};
 use treering::grow::ring::Standing;
 use treering::grow::{self, Growth, Initialisation, Placement, Sizes};
 use treering::model::{Gradients, Model, Precision};
+use treering::report::{Align, Table};
+use treering::route::examples::{Speech, Text, of_texts, own_texts};
+use treering::route::{Gate, Router, parse_list};
 use treering::train::optimizer::{AdamWConfig, Optimizer};
 
 /// The quickstart's defaults.
@@ -25,6 +29,9 @@ const STEPS: u64 = 120;
 const LEARNING_RATE: f64 = 3e-3;
 /// Questions a step; a question is a sixth of the quickstart's windows.
 const QUESTIONS: usize = 48;
+/// What the base is asked to say for the gate.
+const SAMPLES: usize = 480;
+const SAMPLE_TOKENS: usize = 48;
 
 fn main() -> Result<(), Box<dyn std::error::Error>> {
     let arguments: Vec<PathBuf> = std::env::args_os().skip(1).map(PathBuf::from).collect();
@@ -48,7 +55,7 @@ fn main() -> Result<(), Box<dyn std::error::Error>> {
         gradients.clear();
         let loss = model.loss_and_gradients(&batch, &mut gradients, 1.0 / batch.target_count() as f32, false)?;
         let rate = LEARNING_RATE * (1.0 - (step - 1) as f64 / STEPS as f64);
-        optimizer.update(model.parameters_mut(), &gradients, 1.0, step, |_| rate);
+        optimizer.update(model.parameters_mut(), &gradients, 1.0, step, |_| rate)?;
         if step % 20 == 0 {
             println!("step {step}: loss {:.4}", loss.nll / loss.targets as f64);
         }
@@ -58,5 +65,45 @@ fn main() -> Result<(), Box<dyn std::error::Error>> {
     let standing = Standing { base: reference, rings: Vec::new() };
     let manifest = Manifest::new(growth, init, SEED, standing, &parameters);
     file::save(out, &Expansion { manifest, parameters })?;
+
+    model.freeze();
+    let gate = gate(&model, &base, &set)?;
+    gate.save(out)?;
+    model.set_gate(gate);
+    let old = QuestionSet::new(&people, 0..OLD_PEOPLE, &encoder, SEQUENCE_LENGTH)?;
+    let routers: Vec<Router> = parse_list("cosine,confidence,bayes,bayes-confidence,gate")?;
+    let ask = |set: &QuestionSet| {
+        let split = |q: &treering::data::biography::Question| {
+            let (prompt, answer) = q.tokens.split_at(q.answer_start);
+            Question { prompt: prompt.to_vec(), answer: answer.to_vec() }
+        };
+        questions(&model, &set.questions().iter().map(split).collect::<Vec<_>>(), SEQUENCE_LENGTH, 32, &routers)
+    };
+    let columns = ["new people", "whole answers", "old people", "whole answers"];
+    let mut table = Table::new([("head or router", Align::Left)].into_iter().chain(columns.map(|name| (name, Align::Right))));
+    for (new, old) in ask(&set)?.iter().zip(&ask(&old)?) {
+        let shares = [new.first_token_accuracy, new.exact_match, old.first_token_accuracy, old.exact_match];
+        table.row([new.head.to_string()].into_iter().chain(shares.map(|share| format!("{:.1} %", 100.0 * share))));
+    }
+    println!("{}", table.to_text());
     Ok(())
+}
+
+/// A gate from the new questions, of which the answers count, and from what the base says by itself.
+fn gate(model: &Model, base: &BaseCheckpoint, set: &QuestionSet) -> Result<Gate, Box<dyn std::error::Error>> {
+    let tokenizer = base.tokenizer()?;
+    let new = Text::of_batch(&set.train_batch(0, set.questions().len(), SEED));
+    let leading = leading_token(&tokenizer)?;
+    let speech = Speech {
+        samples: SAMPLES,
+        tokens: SAMPLE_TOKENS,
+        leading: leading.or(tokenizer.eos_token_id()),
+        always_leads: leading.is_some(),
+        ends: treering::generate::end_tokens(model, &tokenizer),
+        seed: SEED,
+    };
+    let own = own_texts(model, &new, &speech, &mut |_, _| Ok(()))?;
+    let [new, own] = [of_texts(model, &new, &mut |_, _| Ok(()))?, of_texts(model, &own, &mut |_, _| Ok(()))?];
+    println!("gate: {} tokens of the new answers, {} of what the base says", new.len(), own.len());
+    Ok(Gate::train(&new, &own, SEED)?)
 }

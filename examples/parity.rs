@@ -113,7 +113,7 @@ fn one_step(model: &mut Model, batch: &Batch, path: &Path) -> treering::Result<(
     model.loss_and_gradients(batch, &mut gradients, scale, false)?;
     let named = |kind: &str, p: &Parameter, value: &[f32]| tensor(format!("{kind}/{}", p.name), p.shape.clone(), value.to_vec());
     let mut tensors: Vec<Parameter> = model.parameters().iter().zip(&gradients.values).map(|(p, g)| named("gradient", p, g)).collect();
-    Optimizer::new(ADAMW, model.parameters()).update(model.parameters_mut(), &gradients, 1.0, 1, |_| LEARNING_RATE);
+    Optimizer::new(ADAMW, model.parameters()).update(model.parameters_mut(), &gradients, 1.0, 1, |_| LEARNING_RATE)?;
     tensors.extend(model.parameters().iter().map(|p| named("value", p, &p.value)));
     file::save_parameters(path, &tensors, &Default::default())
 }

@@ -23,7 +23,7 @@ NORMS = ("input_layernorm", "post_attention_layernorm")
 
 @dataclass
 class Config:
-    """The fields of a Llama config.json that matter here."""
+    """The fields of a config.json that matter here."""
 
     vocab_size: int
     hidden_size: int
@@ -35,6 +35,25 @@ class Config:
     rms_norm_eps: float
     rope_theta: float
     tie_word_embeddings: bool
+    model_type: str = "llama"
+    windows: tuple = ()
+    """How many tokens each layer's queries look back over, themselves included; None for all."""
+
+    @property
+    def post_norms(self):
+        return self.model_type == "olmo2"
+
+    @property
+    def residual_norms(self):
+        return ("post_attention_layernorm", "post_feedforward_layernorm") if self.post_norms else NORMS
+
+    def query_key_norm_sizes(self, heads, key_value_heads):
+        """Lengths of the weights of q_norm and k_norm over so many heads; none where queries and keys are not normalised."""
+        sizes = {"qwen3": (1, 1), "olmo2": (heads, key_value_heads)}.get(self.model_type, ())
+        return tuple(n * self.head_dim for n in sizes)
+
+    def window(self, layer):
+        return self.windows[layer] if self.windows else None
 
 
 @dataclass
@@ -54,16 +73,29 @@ class Growth:
 
 
 def read_config(directory):
-    j = json.loads((pathlib.Path(directory) / "config.json").read_text())
+    path = pathlib.Path(directory) / "config.json"
+    return parse_config(json.loads(path.read_text()), path)
+
+
+def parse_config(j, path="config.json"):
+    """The configuration of a `config.json`; what is not in this reference ends the program."""
     rope = j.get("rope_parameters") or j.get("rope_scaling") or {}
     kind = rope.get("rope_type", rope.get("type", "default"))
     if kind != "default":
-        raise SystemExit(f"{directory}/config.json: rope type {kind!r} is not in this reference; compare with transformers instead")
+        raise SystemExit(f"{path}: rope type {kind!r} is not in this reference; compare with transformers instead")
+    model_type = j.get("model_type", "llama")
+    if model_type not in ("llama", "mistral", "qwen2", "qwen3", "olmo2"):
+        raise SystemExit(f"{path}: model type {model_type!r} is not in this reference")
+    sliding = j.get("sliding_window") if model_type == "mistral" or j.get("use_sliding_window") else None
+    types = j.get("layer_types") if model_type.startswith("qwen") else None
+    if model_type.startswith("qwen") and sliding and types is None:
+        raise SystemExit(f"{path}: this reference needs `layer_types` where there is a sliding window")
+    windows = tuple(sliding if types is None or types[layer] == "sliding_attention" else None for layer in range(j["num_hidden_layers"]))
     heads = j["num_attention_heads"]
     return Config(
         j["vocab_size"], j["hidden_size"], j["intermediate_size"], j["num_hidden_layers"], heads,
         j.get("num_key_value_heads") or heads, j.get("head_dim") or j["hidden_size"] // heads, j["rms_norm_eps"],
-        j.get("rope_theta") or rope.get("rope_theta") or 10000.0, j.get("tie_word_embeddings", False),
+        j.get("rope_theta") or rope.get("rope_theta") or 10000.0, j.get("tie_word_embeddings", False), model_type, windows,
     )
 
 
@@ -95,11 +127,18 @@ def rotate(x, table):
     return x * table[0] + torch.cat([-high, low], -1) * table[1]
 
 
-def attend(q, k, v, head_dim, table):
-    """Causal grouped-query attention over the heads that q, k and v hold, `[batch, seq, heads * head_dim]` each."""
+def attend(q, k, v, head_dim, table, norms=(), eps=0.0, window=None):
+    """Causal grouped-query attention over the heads that q, k and v hold, `[batch, seq, heads * head_dim]` each.
+
+    `norms` are the weights of queries and keys, of one head or of all together; `window` is how many tokens a query looks back over."""
+    if norms:
+        q, k = (rms_norm(t.unflatten(-1, (-1, len(w))), w, eps).flatten(-2) for t, w in zip((q, k), norms))
     q, k, v = (t.unflatten(-1, (-1, head_dim)).transpose(1, 2) for t in (q, k, v))
     q, k = rotate(q, table).to(v.dtype), rotate(k, table).to(v.dtype)
-    out = F.scaled_dot_product_attention(q, k, v, is_causal=True, enable_gqa=q.shape[1] != k.shape[1])
+    length = q.shape[2]
+    masked = window is not None and window < length
+    mask = torch.ones(length, length, dtype=torch.bool).tril().triu(1 - window) if masked else None
+    out = F.scaled_dot_product_attention(q, k, v, attn_mask=mask, is_causal=not masked, enable_gqa=q.shape[1] != k.shape[1])
     return out.transpose(1, 2).flatten(2)
 
 
@@ -114,12 +153,17 @@ def base_logits(config, base, ids):
     for layer in range(config.num_hidden_layers):
         prefix = f"model.layers.{layer}."
         linear = lambda path, t: F.linear(t, base[f"{prefix}{path}.weight"], base.get(f"{prefix}{path}.bias"))
-        norm = lambda path: rms_norm(x, base[f"{prefix}{path}.weight"], eps)
-        h = norm("input_layernorm")
+        norm = lambda path, t: rms_norm(t, base[f"{prefix}{path}.weight"], eps)
+        before = lambda path, t: t if config.post_norms else norm(path, t)
+        behind = lambda path, t: norm(path, t) if config.post_norms else t
+        first, second = config.residual_norms
+        query_key = [w for n in ("q_norm", "k_norm") if (w := base.get(f"{prefix}self_attn.{n}.weight")) is not None]
+        h = before(first, x)
         q, k, v = (linear(path, h) for path in ATTENTION[:3])
-        x = x + linear("self_attn.o_proj", attend(q, k, v, config.head_dim, table))
-        h = norm("post_attention_layernorm")
-        x = x + linear("mlp.down_proj", F.silu(linear("mlp.gate_proj", h)) * linear("mlp.up_proj", h))
+        attended = attend(q, k, v, config.head_dim, table, query_key, eps, config.window(layer))
+        x = x + behind(first, linear("self_attn.o_proj", attended))
+        h = before(second, x)
+        x = x + behind(second, linear("mlp.down_proj", F.silu(linear("mlp.gate_proj", h)) * linear("mlp.up_proj", h)))
     return base_head(base, rms_norm(x, base["model.norm.weight"], eps))
 
 
@@ -137,8 +181,10 @@ def expansion_shapes(config, growth):
     }
     shapes = {"model.embed_tokens.expansion.weight": (config.vocab_size, e), "lm_head.expansion.weight": (config.vocab_size, e), "model.norm.expansion.weight": (e,)}
     for layer in range(config.num_hidden_layers):
-        for path in NORMS:
+        for path in config.residual_norms:
             shapes[f"model.layers.{layer}.{path}.expansion.weight"] = (e,)
+        for path, size in zip(("q_norm", "k_norm"), config.query_key_norm_sizes(growth.num_attention_heads, growth.num_key_value_heads)):
+            shapes[f"model.layers.{layer}.self_attn.{path}.expansion.weight"] = (size,)
         for path, (out, inp, out_up, in_up) in sides.items():
             prefix = f"model.layers.{layer}.{path}"
             shapes[f"{prefix}.base_to_expansion.weight"] = (out_up, inp)
@@ -185,16 +231,28 @@ def widened_logits(config, base, growth, expansion, ids, both=False):
                 y = y + F.linear(z, w12)
             return y, F.linear(x, expansion[f"{name}.base_to_expansion.weight"]) + F.linear(z, expansion[f"{name}.expansion_to_expansion.weight"])
 
-        def norm(path):
+        def norm(path, x, z):
             return rms_norm(x, base[f"{prefix}{path}.weight"], eps), rms_norm(z, expansion[f"{prefix}{path}.expansion.weight"], eps)
 
-        h = norm("input_layernorm")
+        def before(path, x, z):
+            return (x, z) if config.post_norms else norm(path, x, z)
+
+        def behind(path, x, z):
+            return norm(path, x, z) if config.post_norms else (x, z)
+
+        def attended(stream):
+            names = (f"{prefix}self_attn.{n}.{'weight' if stream == 0 else 'expansion.weight'}" for n in ("q_norm", "k_norm"))
+            norms = [w for n in names if (w := (base, expansion)[stream].get(n)) is not None]
+            return attend(q[stream], k[stream], v[stream], hd, table, norms, eps, config.window(layer))
+
+        first, second = config.residual_norms
+        h = before(first, x, z)
         q, k, v = (linear(path, *h) for path in ATTENTION[:3])
-        dx, dz = linear("self_attn.o_proj", *(attend(q[i], k[i], v[i], hd, table) for i in (0, 1)))
+        dx, dz = behind(first, *linear("self_attn.o_proj", attended(0), attended(1)))
         x, z = x + dx, z + dz
-        h = norm("post_attention_layernorm")
+        h = before(second, x, z)
         gate, up = linear("mlp.gate_proj", *h), linear("mlp.up_proj", *h)
-        dx, dz = linear("mlp.down_proj", *(F.silu(gate[i]) * up[i] for i in (0, 1)))
+        dx, dz = behind(second, *linear("mlp.down_proj", *(F.silu(gate[i]) * up[i] for i in (0, 1))))
         x, z = x + dx, z + dz
     adapted = base_head(base, rms_norm(x, base["model.norm.weight"], eps))
     adapted = adapted + F.linear(rms_norm(z, expansion["model.norm.expansion.weight"], eps), expansion["lm_head.expansion.weight"])

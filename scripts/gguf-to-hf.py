@@ -3,7 +3,8 @@
 
     target/peers/venv/bin/python scripts/gguf-to-hf.py IN.gguf OUT_DIR
 
-Only for comparisons: Treering itself reads GGUF directly. The tokenizer is not written, since the comparisons use token ids.
+Only for comparisons: Treering itself reads GGUF directly. A byte-level BPE tokenizer is written too, where its way of cutting words is known here;
+most comparisons use token ids.
 """
 
 import json
@@ -35,6 +36,26 @@ def undo_rope_order(rows, heads):
     """llama.cpp interleaves the two halves of each head of q and k; Hugging Face keeps them one after the other."""
     pairs = rows.reshape(heads, rows.shape[0] // heads // 2, 2, *rows.shape[1:])
     return pairs.swapaxes(1, 2).reshape(rows.shape)
+
+
+def save_tokenizer(field, out):
+    """The tokenizer of a byte-level BPE vocabulary, as Hugging Face keeps it."""
+    from tokenizers import AddedToken, Tokenizer, decoders, models, pre_tokenizers
+
+    tokens, merges = field["tokenizer.ggml.tokens"], [tuple(merge.split(" ")) for merge in field["tokenizer.ggml.merges"]]
+    tokenizer = Tokenizer(models.BPE(vocab={token: i for i, token in enumerate(tokens)}, merges=merges))
+    byte_level = pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=True)
+    digits = pre_tokenizers.Digits(individual_digits=True)
+    tokenizer.pre_tokenizer = pre_tokenizers.Sequence([digits, byte_level]) if field["tokenizer.ggml.pre"] == "smollm" else byte_level
+    tokenizer.decoder = decoders.ByteLevel()
+    control = [token for token, kind in zip(tokens, field["tokenizer.ggml.token_type"], strict=True) if kind == 3]
+    tokenizer.add_special_tokens([AddedToken(token, special=True, normalized=False) for token in control])
+    tokenizer.save(str(out / "tokenizer.json"))
+    named = {name: tokens[field[key]] for name, key in
+             [("bos_token", "tokenizer.ggml.bos_token_id"), ("eos_token", "tokenizer.ggml.eos_token_id"),
+              ("pad_token", "tokenizer.ggml.padding_token_id")] if key in field}
+    config = {"tokenizer_class": "PreTrainedTokenizerFast", "clean_up_tokenization_spaces": False, "model_max_length": field["llama.context_length"]}
+    (out / "tokenizer_config.json").write_text(json.dumps({**config, **named}, indent=2) + "\n")
 
 
 def main():
@@ -75,6 +96,8 @@ def main():
     }
     out.mkdir(parents=True, exist_ok=True)
     save_file(weights, out / "model.safetensors", metadata={"format": "pt"})
+    if field.get("tokenizer.ggml.model") == "gpt2" and field.get("tokenizer.ggml.pre") in ("smollm", "gpt-2", "default"):
+        save_tokenizer(field, out)
     (out / "config.json").write_text(json.dumps(config, indent=2) + "\n")
     print(f"{out}: {len(weights)} tensors, {sum(w.size for w in weights.values()):,} parameters", file=sys.stderr)
 

@@ -2,9 +2,9 @@
 """Makes tests/fixtures: small random models with the logits that transformers computes for them, rotary frequencies,
 quantised blocks with the values that the gguf package decodes them to, and tokenizers with the tokens they give.
 
-usage: scripts/make-goldens.py [OUTDIR]        (default tests/fixtures)
+usage: scripts/make-goldens.py [OUTDIR [PART...]]        (default tests/fixtures and all of: models families rope blocks tokenizers)
 needs: torch transformers gguf tokenizers sentencepiece safetensors numpy
-Versions used are written to OUTDIR/versions.json. Everything is seeded; the texts are our own."""
+Versions used are written to OUTDIR/versions.json, part by part. Everything is seeded; the texts are our own."""
 import io, json, os, shutil, sys
 import numpy as np, torch
 from safetensors.numpy import save_file as save_numpy
@@ -56,30 +56,60 @@ def models():
                                                "beta_fast": 4.0, "beta_slow": 1.0, "rope_theta": 500.0}), torch.bfloat16, 1, 40),
     }
     for seed, (name, (change, dtype, batch, length)) in enumerate(cases.items()):
-        torch.manual_seed(seed)
-        model = LlamaForCausalLM(LlamaConfig(**dict(small, **change))).eval()
-        with torch.no_grad():
-            # Fresh biases are zero and fresh norms one, which would hide what they do.
-            for key, value in model.named_parameters():
-                if key.endswith("bias"):
-                    value.normal_(0, 0.3)
-                elif "norm" in key:
-                    value.normal_(1, 0.2)
-        # Weights as the file will hold them; only parameters, since rounding the rotary frequencies too would not be the model.
-        for parameter in model.parameters():
-            parameter.data = parameter.data.to(dtype).to(torch.float32)
-        ids = torch.randint(0, 32, (batch, length), generator=torch.Generator().manual_seed(100 + seed))
-        with torch.no_grad():
-            logits = model(ids).logits
-        folder = os.path.join(OUT, "llama-" + name)
-        shutil.rmtree(folder, ignore_errors=True)
-        shards = {"max_shard_size": "6KB"} if name == "sharded" else {}
-        model.to(dtype).save_pretrained(folder, **shards)
-        if os.path.exists(os.path.join(folder, "generation_config.json")):
-            os.remove(os.path.join(folder, "generation_config.json"))
-        write_json(f"llama-{name}/expected.json", {
-            "input_ids": ids.tolist(), "shape": list(logits.shape),
-            "logits": [float(f"{v:.7g}") for v in logits.flatten().tolist()]})
+        save_case("llama-" + name, LlamaForCausalLM, LlamaConfig(**dict(small, **change)), seed, dtype, batch, length,
+                  **({"max_shard_size": "6KB"} if name == "sharded" else {}))
+
+
+def save_case(name, architecture, config, seed, dtype, batch, length, **options):
+    """A random model of this configuration, and the logits of random tokens."""
+    torch.manual_seed(seed)
+    model = architecture(config).eval()
+    with torch.no_grad():
+        # Fresh biases are zero and fresh norms one, which would hide what they do.
+        for key, value in model.named_parameters():
+            if key.endswith("bias"):
+                value.normal_(0, 0.3)
+            elif "norm" in key:
+                value.normal_(1, 0.2)
+    # Weights as the file will hold them; only parameters, since rounding the rotary frequencies too would not be the model.
+    for parameter in model.parameters():
+        parameter.data = parameter.data.to(dtype).to(torch.float32)
+    ids = torch.randint(0, 32, (batch, length), generator=torch.Generator().manual_seed(100 + seed))
+    with torch.no_grad():
+        logits = model(ids).logits
+    folder = os.path.join(OUT, name)
+    shutil.rmtree(folder, ignore_errors=True)
+    model.to(dtype).save_pretrained(folder, **options)
+    if os.path.exists(os.path.join(folder, "generation_config.json")):
+        os.remove(os.path.join(folder, "generation_config.json"))
+    write_json(f"{name}/expected.json", {
+        "input_ids": ids.tolist(), "shape": list(logits.shape),
+        "logits": [float(f"{v:.7g}") for v in logits.flatten().tolist()]})
+
+
+def families():
+    import transformers
+
+    small = dict(vocab_size=32, hidden_size=16, intermediate_size=24, num_hidden_layers=3, num_attention_heads=4, num_key_value_heads=2,
+                 max_position_embeddings=64, rms_norm_eps=1e-5, bos_token_id=1, eos_token_id=2, pad_token_id=None, tie_word_embeddings=False,
+                 initializer_range=0.4, rope_parameters={"rope_type": "default", "rope_theta": 500.0})
+    window = dict(use_sliding_window=True, sliding_window=7)
+    yarn = {"rope_type": "yarn", "factor": 4.0, "original_max_position_embeddings": 16, "rope_theta": 500.0}
+    cases = {
+        "mistral": ("Mistral", dict(head_dim=8, sliding_window=5)),
+        "mistral-no-window": ("Mistral", dict(sliding_window=None)),
+        "qwen2": ("Qwen2", dict(tie_word_embeddings=True)),
+        "qwen2-window": ("Qwen2", dict(window, max_window_layers=1, rope_parameters=yarn)),
+        "qwen3": ("Qwen3", dict(head_dim=8, tie_word_embeddings=True)),
+        "qwen3-window": ("Qwen3", dict(window, head_dim=8, attention_bias=True,
+                                       layer_types=["sliding_attention", "full_attention", "sliding_attention"])),
+        "olmo2": ("Olmo2", dict()),
+        "olmo2-bias": ("Olmo2", dict(attention_bias=True, tie_word_embeddings=True, num_key_value_heads=4)),
+    }
+    for seed, (name, (family, change)) in enumerate(cases.items()):
+        config = getattr(transformers, family + "Config")(**dict(small, **change))
+        options = {"max_shard_size": "6KB"} if name == "olmo2" else {}
+        save_case("family-" + name, getattr(transformers, family + "ForCausalLM"), config, 200 + seed, torch.bfloat16, 2, 16, **options)
 
 
 def rope():
@@ -256,6 +286,20 @@ def gguf_model(tokens, merges, types):
     save_numpy(expected, os.path.join(OUT, "tiny-gguf-expected.safetensors"))
 
 
-models(); rope(); blocks(); sentencepiece(); gguf_model(*tokenizers())
-import gguf, importlib.metadata as meta, transformers
-write_json("versions.json", {p: meta.version(p) for p in ["torch", "transformers", "gguf", "tokenizers", "sentencepiece", "safetensors", "numpy"]})
+def all_tokenizers():
+    sentencepiece(); gguf_model(*tokenizers())
+
+
+PARTS = {"models": models, "families": families, "rope": rope, "blocks": blocks, "tokenizers": all_tokenizers}
+chosen = sys.argv[2:] or list(PARTS)
+if unknown := set(chosen) - set(PARTS):
+    sys.exit(f"error: no such part: {', '.join(sorted(unknown))}\n{__doc__}")
+for part in chosen:
+    PARTS[part]()
+import importlib.metadata as meta
+record = os.path.join(OUT, "versions.json")
+versions = json.load(open(record)) if os.path.exists(record) else {}
+for part in chosen:
+    packages = ["torch", "transformers", "gguf", "tokenizers", "sentencepiece", "safetensors", "numpy"]
+    versions[part] = {p: meta.version(p) for p in packages if p in {q.lower() for d in meta.distributions() if (q := d.metadata["Name"])}}
+write_json("versions.json", versions)

@@ -1,15 +1,16 @@
 #!/usr/bin/env bash
 # Training throughput of Treering beside PyTorch's on this machine, in turn, each run in a process of its own.
-# usage: scripts/speed-vs-torch.sh MODEL [--dtype bf16|f32] [--modes forward,full,lora,freeze,preserve,adapt] [--rounds 3]
+# usage: scripts/speed-vs-torch.sh MODEL [--dtype bf16|f32] [--modes forward,full,lora,freeze,llama-pro,preserve,adapt,route] [--rounds 3]
 #                                        [--batch 4] [--length 256] [--steps 5] [--threads 2]
-# MODEL is a Hugging Face folder or a Llama .gguf. Prints one JSON line a mode; numbers are medians over the rounds:
+# MODEL is a Hugging Face folder or a Llama .gguf. Modes are those of benches/step.rs; route beside adapted, and route-all beside adapted-all, tell
+# what the second head costs. Prints one JSON line a mode; numbers are medians over the rounds:
 #   {"mode","dtype","ours","torch","ratio","fraction_of_roof","ours_peak_mib","torch_peak_mib"}   (ours, torch: tokens/s)
 set -euo pipefail
 root="$(cd "$(dirname "$0")/.." && pwd)"
 usage() { sed -n '3,4s/^# //p' "$0" >&2; exit 2; }
 [[ $# -ge 1 && "$1" != --* ]] || usage
 model="$(realpath "$1")"; shift
-dtype=bf16 modes=forward,full,lora,freeze,preserve,adapt rounds=3 batch=4 length=256 steps=5 threads=2
+dtype=bf16 modes=forward,full,lora,freeze,llama-pro,preserve,adapt,route rounds=3 batch=4 length=256 steps=5 threads=2
 while [[ $# -gt 0 ]]; do
   [[ $# -ge 2 ]] || usage
   case "$1" in

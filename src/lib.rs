@@ -14,18 +14,24 @@
 //! 10. [`eval`]: perplexity and representation forgetting.
 //! 11. [`generate`]: sampling with a cache.
 //! 12. [`report`]: tables and plots; [`export`]: folders for transformers and PEFT adapters, and the way back.
-//! 13. [`study`]: several runs of one recipe: learning-rate sweeps, and the paper's analyses with its numbers beside ours.
+//! 13. [`hub`]: models and corpora by `hf://` names.
+//! 14. [`study`]: several runs of one recipe: learning-rate sweeps, and the paper's analyses with its numbers beside ours.
+//! 15. [`biography`]: the controlled benchmark, from generated people to the paper's figure and several tasks in a row.
+//! 16. [`doctor`]: what a machine has, and whether it counts right.
 
 #![deny(missing_docs)]
 
 pub mod baseline;
+pub mod biography;
 pub mod checkpoint;
 pub mod data;
+pub mod doctor;
 pub mod error;
 pub mod eval;
 pub mod export;
 pub mod generate;
 pub mod grow;
+pub mod hub;
 pub mod memory;
 pub mod model;
 pub mod ops;

@@ -16,6 +16,11 @@ use crate::error::{Error, IoContext, Result};
 /// So many tokens without a whole character are given out as they are; a character takes four at most.
 const MAX_PENDING: usize = 16;
 
+/// Larger than any `tokenizer.json`: the largest known have some 30 MB.
+const MAX_TOKENIZER_BYTES: u64 = 256 << 20;
+/// Larger than any `tokenizer_config.json`.
+const MAX_CONFIG_BYTES: u64 = 64 << 20;
+
 /// A tokenizer, with the tokens that begin and end a sequence.
 #[derive(Clone)]
 pub struct Tokenizer {
@@ -32,11 +37,11 @@ impl Tokenizer {
     /// [`Error::Io`], or [`Error::File`] where one of them cannot be understood.
     pub fn from_file(path: impl AsRef<Path>) -> Result<Self> {
         let path = path.as_ref();
-        let text = fs::read_to_string(path).at(path)?;
+        let text = read_text(path, MAX_TOKENIZER_BYTES)?;
         let mut tokenizer = Self::from_json(&text).map_err(|error| Error::file(path, error))?;
         let config = path.with_file_name("tokenizer_config.json");
         if config.exists() {
-            let text = fs::read_to_string(&config).at(&config)?;
+            let text = read_text(&config, MAX_CONFIG_BYTES)?;
             let value: Value = serde_json::from_str(&text).map_err(|e| Error::file(&config, format_args!("is not JSON: {e}")))?;
             let token = |key: &str| -> Result<Option<u32>> {
                 let token = match value.get(key) {
@@ -148,6 +153,11 @@ impl Tokenizer {
         self.inner.token_to_id(token)
     }
 
+    /// The text of a token, as the vocabulary has it.
+    pub fn id_to_token(&self, token: u32) -> Option<String> {
+        self.inner.id_to_token(token)
+    }
+
     /// The token that begins a sequence.
     pub fn bos_token_id(&self) -> Option<u32> {
         self.bos_token_id
@@ -192,6 +202,15 @@ impl Tokenizer {
     pub fn sha256(&self) -> Result<String> {
         Ok(Sha256::digest(self.to_json()?.as_bytes()).iter().map(|byte| format!("{byte:02x}")).collect())
     }
+}
+
+/// The text of a file that has at most so many bytes.
+fn read_text(path: &Path, most: u64) -> Result<String> {
+    let size = fs::metadata(path).at(path)?.len();
+    if size > most {
+        return Err(Error::file(path, format_args!("has {size} bytes, larger than {most}, which no such file is")));
+    }
+    fs::read_to_string(path).at(path)
 }
 
 impl fmt::Debug for Tokenizer {

@@ -70,10 +70,11 @@ fn parquet(rows: &[Option<&str>]) -> Vec<u8> {
 
 fn read(file: &Path, corpus: &CorpusConfig) -> Result<Vec<RawDocument>> {
     let mut documents = Vec::new();
-    read_documents(file, corpus, 1000, &Arc::new(AtomicU64::new(0)), &mut |document| {
+    let mut each = |document| {
         documents.push(document);
         Ok(())
-    })?;
+    };
+    read_documents(file, corpus, 1000, &Arc::new(AtomicU64::new(0)), &mut each, None)?;
     Ok(documents)
 }
 
@@ -264,12 +265,13 @@ fn a_damaged_or_half_written_cache_is_made_again() {
         assert_eq!(open().tokens(), 18);
         assert_eq!(std::fs::read(&path).unwrap(), whole);
     }
-    // A token that no tokenizer gave is noticed when it is read.
+    // Damage beyond the last 64 KiB is noticed when it is read: tests/hostile.rs.
     let mut flipped = whole.clone();
     flipped[8 + 3] = 0x7F;
     std::fs::write(&path, flipped).unwrap();
-    let error = open().read(0..4, &mut Vec::new()).unwrap_err().to_string();
-    assert!(error.contains("the token cache is damaged; delete it"), "{error}");
+    let mut tokens = Vec::new();
+    open().read(0..4, &mut tokens).unwrap();
+    assert_eq!(tokens, b"eins".map(u32::from));
 }
 
 #[test]

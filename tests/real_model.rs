@@ -107,7 +107,7 @@ fn a_real_model_learns_and_its_preservation_head_keeps_every_bit() {
     for step in 1..=4 {
         gradients.clear();
         losses.push(model.loss_and_gradients(&batch, &mut gradients, 1.0, false).unwrap().nll);
-        optimizer.update(model.parameters_mut(), &gradients, 1.0 / batch.target_count() as f32, step, |_| 2e-3);
+        optimizer.update(model.parameters_mut(), &gradients, 1.0 / batch.target_count() as f32, step, |_| 2e-3).unwrap();
     }
     assert!(losses.windows(2).all(|pair| pair[1] < pair[0]), "{losses:?}");
     assert!(model.parameters().iter().all(|p| p.block != Block::Base && p.block != Block::ExpansionToBase));
@@ -141,7 +141,7 @@ fn three_rings_of_a_real_model_keep_every_earlier_logit() {
         for step in 1..=2 {
             gradients.clear();
             model.loss_and_gradients(&batch, &mut gradients, 1.0, false).unwrap();
-            optimizer.update(model.parameters_mut(), &gradients, 1.0 / batch.target_count() as f32, step, |_| 2e-3);
+            optimizer.update(model.parameters_mut(), &gradients, 1.0 / batch.target_count() as f32, step, |_| 2e-3).unwrap();
         }
         let trained = said(&model);
         assert!(trained[..number] == before[..], "ring {number} after training");

@@ -1,4 +1,4 @@
-//! The methods that widening is compared with: a plain Llama of which all or a part is trained, or adapters beside it, on the same loop.
+//! The methods that widening is compared with: a plain model of which all or a part is trained, or adapters beside it, on the same loop.
 //!
 //! 1. [`Freeze`]: the lowest layers and the input embedding stay as they are.
 //! 2. [`Lora`]: low-rank adapters beside frozen matrices; [`peft`] keeps them as the library `peft` does.
@@ -21,7 +21,7 @@ pub use llama_pro::LlamaPro;
 pub use lora::{Lora, MAX_RANK};
 
 use crate::checkpoint::Config;
-use crate::checkpoint::names::Projection;
+use crate::checkpoint::names::{Norm, Projection};
 use crate::error::Result;
 use crate::grow::layout::{self, Expected};
 use crate::grow::sizes::Growth;
@@ -53,7 +53,7 @@ impl Method {
     }
 }
 
-/// A method that trains a plain Llama, or adapters on one.
+/// A method that trains a plain model, or adapters on one.
 #[derive(Debug, Clone, PartialEq, Serialize)]
 #[serde(untagged)]
 pub enum Baseline {
@@ -67,7 +67,7 @@ pub enum Baseline {
     LlamaPro(LlamaPro),
 }
 
-/// A part of a plain Llama that is trained, or not, as a whole.
+/// A part of a plain model that is trained, or not, as a whole.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Part {
     /// The input embedding, and the output projection where the two are tied.
@@ -85,14 +85,20 @@ pub enum Part {
 pub struct Source {
     /// The base's layer.
     pub layer: usize,
-    /// Whether it is a copy that starts as the identity: then `o_proj` and `down_proj` are zero, biases included.
+    /// Whether it is a copy that starts as the identity: then `o_proj` and `down_proj` are zero, biases included. Where a family normalises what they
+    /// write, those norms' weights are zero in their place: behind a norm even the smallest step of `o_proj` would be felt in full.
     pub copy: bool,
 }
 
 impl Source {
-    /// Whether a projection starts at zero here.
-    pub fn is_zero(self, projection: Projection) -> bool {
-        self.copy && matches!(projection, Projection::O | Projection::Down)
+    /// Whether a projection starts at zero here, in a model of `config`.
+    pub fn is_zero(self, config: &Config, projection: Projection) -> bool {
+        self.copy && !config.family.has_post_norms() && matches!(projection, Projection::O | Projection::Down)
+    }
+
+    /// Whether the weight of a norm starts at zero here, in a model of `config`.
+    pub fn is_zero_norm(self, config: &Config, norm: Norm) -> bool {
+        self.copy && config.family.has_post_norms() && config.family.residual_norms().contains(&norm)
     }
 }
 
@@ -120,10 +126,16 @@ impl Baseline {
         }
     }
 
-    /// The configuration of the trained model on a base of `config`: a plain Llama's.
+    /// The configuration of the trained model on a base of `config`: a plain model's of the same family.
     pub fn model_config(&self, config: &Config) -> Config {
         match self {
-            Self::LlamaPro(pro) => Config { num_hidden_layers: config.num_hidden_layers + pro.groups, ..config.clone() },
+            Self::LlamaPro(pro) => {
+                let num_hidden_layers = config.num_hidden_layers + pro.groups;
+                // A copy looks back as far as its original does.
+                let sees_all = |&layer: &usize| config.full_attention_layers.contains(&pro.source(config, layer).layer);
+                let full_attention_layers = (0..num_hidden_layers).filter(sees_all).collect();
+                Config { num_hidden_layers, full_attention_layers, ..config.clone() }
+            }
             _ => config.clone(),
         }
     }

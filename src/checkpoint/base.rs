@@ -11,8 +11,9 @@ use sha2::{Digest, Sha256};
 use super::config::Config;
 use super::gguf::Gguf;
 use super::weights::Weights;
-use super::{atomic, gguf_llama, huggingface};
+use super::{atomic, gguf_model, huggingface};
 use crate::error::{Error, IoContext, Result};
+use crate::hub;
 use crate::tokenizer::Tokenizer;
 
 /// A tensor of a checkpoint, without its values.
@@ -66,6 +67,8 @@ const TOKENIZER_FILES: [&str; 8] = [
 /// A Llama-family model to grow from: its configuration, and its weights as f32 under their Hugging Face names.
 pub struct BaseCheckpoint {
     path: PathBuf,
+    /// Where it is on this machine: `path`, or for an `hf://` name its place in the cache.
+    local: PathBuf,
     config: Config,
     source: Source,
     sha256: OnceLock<String>,
@@ -78,13 +81,15 @@ enum Source {
 }
 
 impl BaseCheckpoint {
-    /// Opens a Hugging Face directory (`config.json`, `model.safetensors` or its shards, `tokenizer.json`) or a `.gguf` file.
+    /// Opens a Hugging Face directory (`config.json`, `model.safetensors` or its shards, `tokenizer.json`) or a `.gguf` file, or what an `hf://` name means.
     /// Headers are read and checked now, weights when they are asked for.
     ///
     /// # Errors
     /// [`Error::Io`], or [`Error::File`] with the file and the key or tensor that is at fault.
     pub fn open(path: impl AsRef<Path>) -> Result<Self> {
-        let path = path.as_ref();
+        let given = path.as_ref();
+        let local = hub::local(given)?;
+        let path: &Path = &local;
         let meta = fs::metadata(path).at(path)?;
         let (config, source) = if meta.is_dir() {
             let config = path.join("config.json");
@@ -96,10 +101,12 @@ impl BaseCheckpoint {
             return Err(Error::file(path, "is a file of weights alone; give the directory that also holds its config.json"));
         } else {
             let (gguf, weights) = Gguf::open(path)?;
-            let (config, weights) = gguf_llama::load(&gguf, weights)?;
+            let (config, weights) = gguf_model::load(&gguf, weights)?;
             (config, Source::Gguf(Box::new(gguf), weights))
         };
-        Ok(Self { path: path.to_path_buf(), config, source, sha256: OnceLock::new() })
+        // With its commit, so that whoever writes it down means the same later.
+        let path = given.to_str().map_or(Ok(given.to_path_buf()), |text| hub::pinned(text).map(PathBuf::from))?;
+        Ok(Self { path, local: local.into_owned(), config, source, sha256: OnceLock::new() })
     }
 
     /// The tensors of a Hugging Face directory whose names `keep` accepts, as a model of `config`, whatever its `config.json` says.
@@ -109,7 +116,13 @@ impl BaseCheckpoint {
     pub(crate) fn open_as(path: &Path, config: Config, keep: impl Fn(&str) -> bool) -> Result<Self> {
         let mut weights = huggingface::open(path)?;
         weights.entries.retain(|name, _| keep(name));
-        Ok(Self { path: path.to_path_buf(), config, source: Source::Directory(weights), sha256: OnceLock::new() })
+        Ok(Self {
+            path: path.to_path_buf(),
+            local: path.to_path_buf(),
+            config,
+            source: Source::Directory(weights),
+            sha256: OnceLock::new(),
+        })
     }
 
     /// A base whose weights are in memory: each tensor's shape and values by its Hugging Face name.
@@ -124,12 +137,17 @@ impl BaseCheckpoint {
             }
         }
         let source = Source::Memory(tensors.into_iter().collect(), tokenizer.map(Box::new));
-        Ok(Self { path: PathBuf::new(), config, source, sha256: OnceLock::new() })
+        Ok(Self { path: PathBuf::new(), local: PathBuf::new(), config, source, sha256: OnceLock::new() })
     }
 
-    /// Where it was opened; empty for a base in memory.
+    /// Where it was opened, as it was named; empty for a base in memory.
     pub fn path(&self) -> &Path {
         &self.path
+    }
+
+    /// Where it is on this machine; empty for a base in memory.
+    pub fn local_path(&self) -> &Path {
+        &self.local
     }
 
     /// Its configuration.
@@ -235,7 +253,7 @@ impl BaseCheckpoint {
     pub fn tokenizer(&self) -> Result<Tokenizer> {
         let (path, tokenizer) = match &self.source {
             Source::Directory(_) => {
-                let path = self.path.join("tokenizer.json");
+                let path = self.local.join("tokenizer.json");
                 if !path.exists() {
                     return Err(Error::file(
                         &self.path,
@@ -287,7 +305,7 @@ impl BaseCheckpoint {
     pub(crate) fn save_folder(&self, dir: &Path, folder: Folder<'_>, values: impl FnMut(&str, &[usize]) -> Result<Vec<f32>>) -> Result<()> {
         let tokenizer = match &self.source {
             Source::Memory(_, None) => None,
-            Source::Directory(_) if !self.path.join("tokenizer.json").exists() => None,
+            Source::Directory(_) if !self.local.join("tokenizer.json").exists() => None,
             _ => Some(self.tokenizer()?),
         };
         atomic::write_dir(dir, |dir| {
@@ -309,7 +327,7 @@ impl BaseCheckpoint {
     fn save_tokenizer(&self, dir: &Path, tokenizer: &Tokenizer) -> Result<()> {
         if let Source::Directory(_) = &self.source {
             for name in TOKENIZER_FILES {
-                let (from, to) = (self.path.join(name), dir.join(name));
+                let (from, to) = (self.local.join(name), dir.join(name));
                 if from.exists() {
                     // Not copied: permissions (such as a cache's read-only ones) stay behind.
                     fs::write(&to, fs::read(&from).at(&from)?).at(&to)?;

@@ -3,9 +3,11 @@
 pub mod atomic;
 mod base;
 mod config;
+mod config_json;
 mod encoding;
+mod family;
 pub(crate) mod gguf;
-mod gguf_llama;
+mod gguf_model;
 mod huggingface;
 pub mod names;
 pub mod rope;
@@ -14,4 +16,5 @@ mod weights;
 pub(crate) use base::Folder;
 pub use base::{BaseCheckpoint, Dtype, TensorInfo};
 pub use config::Config;
+pub use family::{Family, QueryKeyNorm};
 pub(crate) use huggingface::{MAX_SHARD_BYTES, TensorFile};

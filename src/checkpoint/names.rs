@@ -74,14 +74,37 @@ pub fn projection(layer: usize, projection: Projection) -> String {
     format!("model.layers.{layer}.{}", projection.path())
 }
 
-/// The module of a layer's norm before attention.
-pub fn input_layernorm(layer: usize) -> String {
-    format!("model.layers.{layer}.input_layernorm")
+/// A norm of a decoder layer.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub enum Norm {
+    /// `input_layernorm`, before attention.
+    Input,
+    /// `post_attention_layernorm`: before the feed-forward network, or where a family normalises what modules write, behind attention.
+    PostAttention,
+    /// `post_feedforward_layernorm`, behind the feed-forward network.
+    PostFeedforward,
+    /// `self_attn.q_norm`.
+    Query,
+    /// `self_attn.k_norm`.
+    Key,
 }
 
-/// The module of a layer's norm before the feed-forward network.
-pub fn post_attention_layernorm(layer: usize) -> String {
-    format!("model.layers.{layer}.post_attention_layernorm")
+impl Norm {
+    /// The path inside a layer, as Hugging Face spells it.
+    pub fn path(self) -> &'static str {
+        match self {
+            Self::Input => "input_layernorm",
+            Self::PostAttention => "post_attention_layernorm",
+            Self::PostFeedforward => "post_feedforward_layernorm",
+            Self::Query => "self_attn.q_norm",
+            Self::Key => "self_attn.k_norm",
+        }
+    }
+}
+
+/// The module of a layer's norm, for example `model.layers.3.input_layernorm`.
+pub fn norm(layer: usize, norm: Norm) -> String {
+    format!("model.layers.{layer}.{}", norm.path())
 }
 
 /// The base weight of a module.
@@ -147,11 +170,16 @@ mod tests {
         assert_eq!(block_weight(&q, Block::BaseToExpansion), "model.layers.3.self_attn.q_proj.base_to_expansion.weight");
         assert_eq!(block_weight(&q, Block::ExpansionToExpansion), "model.layers.3.self_attn.q_proj.expansion_to_expansion.weight");
         assert_eq!(block_weight(&q, Block::ExpansionToBase), "model.layers.3.self_attn.q_proj.expansion_to_base.weight");
-        assert_eq!(block_weight(&input_layernorm(3), Block::ExpansionNorm), "model.layers.3.input_layernorm.expansion.weight");
-        assert_eq!(
-            block_weight(&post_attention_layernorm(0), Block::ExpansionNorm),
-            "model.layers.0.post_attention_layernorm.expansion.weight"
-        );
+        for (of, path) in [
+            (Norm::Input, "input_layernorm"),
+            (Norm::PostAttention, "post_attention_layernorm"),
+            (Norm::PostFeedforward, "post_feedforward_layernorm"),
+            (Norm::Query, "self_attn.q_norm"),
+            (Norm::Key, "self_attn.k_norm"),
+        ] {
+            assert_eq!(weight(&norm(3, of)), format!("model.layers.3.{path}.weight"));
+            assert_eq!(block_weight(&norm(3, of), Block::ExpansionNorm), format!("model.layers.3.{path}.expansion.weight"));
+        }
         assert_eq!(block_weight(NORM, Block::ExpansionNorm), "model.norm.expansion.weight");
         assert_eq!(block_weight(EMBED_TOKENS, Block::ExpansionEmbedding), "model.embed_tokens.expansion.weight");
         assert_eq!(block_weight(LM_HEAD, Block::ExpansionHead), "lm_head.expansion.weight");

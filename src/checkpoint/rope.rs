@@ -4,7 +4,8 @@ use std::f64::consts::PI;
 
 use serde_json::{Value, json};
 
-use super::config::{Config, DEFAULT_ROPE_THETA, Keys};
+use super::config::{Config, DEFAULT_ROPE_THETA};
+use super::config_json::Keys;
 
 type Checked<T> = std::result::Result<T, String>;
 

@@ -1,4 +1,4 @@
-//! `treering eval`: perplexity of every head and router on held-out corpora, and how far the representation moved.
+//! `treering eval`: perplexity of every head and router on held-out corpora, how far the representation moved, and multiple-choice tasks.
 
 use std::fs::File;
 use std::io::{BufWriter, Write};
@@ -12,11 +12,12 @@ use treering::eval::{
     CorpusResult, Evaluation, Group, Measure, Reference, TracedToken, check_windows, leading_token, perplexity, summary_table,
 };
 use treering::model::{Model, Precision};
-use treering::route;
+use treering::route::{self, Router};
 use treering::{Error, Result};
 
 use super::open::{ModelArgs, OpenedModel};
 use super::progress::Display;
+use super::suite::SuiteArgs;
 
 /// Arguments of `treering eval`.
 #[derive(Debug, clap::Args)]
@@ -32,7 +33,7 @@ pub struct Args {
     /// The same for a corpus of what is not to be forgotten
     #[arg(long = "forget", value_name = "NAME=PATH", value_parser = named_path)]
     forget: Vec<(String, String)>,
-    /// Routers to measure beside the heads, all in one pass, for example bayes,cosine:threshold=0.8 (docs/method.md); between a fine-tuned model and its base, too [default: the run's own]
+    /// Routers to measure beside the heads, all in one pass, for example bayes,cosine:threshold=0.8 (docs/method.md); between a fine-tuned model and its base, too [default: the run's own, and gate where one was trained]
     #[arg(long = "router", value_name = "ROUTER[,ROUTER]")]
     routers: Vec<String>,
     /// Write every token with what the heads thought of it and which head each router let speak, one JSON object a line
@@ -41,6 +42,9 @@ pub struct Args {
     /// The JSON field or Parquet column that holds the text
     #[arg(long, value_name = "FIELD", default_value = "text")]
     text_field: String,
+    /// Skip and count documents that cannot be read
+    #[arg(long)]
+    skip_bad_records: bool,
     /// Tokens a window [default: the run's own; 512 or the model's context]
     #[arg(long, value_name = "TOKENS")]
     window: Option<usize>,
@@ -53,6 +57,8 @@ pub struct Args {
     /// Windows in one forward pass
     #[arg(long, value_name = "WINDOWS", default_value_t = 8)]
     batch_size: usize,
+    #[command(flatten)]
+    suite: SuiteArgs,
     /// Also measure the cosine between the base stream's hidden state and the base model's
     #[arg(long)]
     representation: bool,
@@ -93,6 +99,13 @@ pub fn run(args: Args) -> Result<()> {
         [] | [_] => String::new(),
         several => format!("\n\n{}", summary_table(several).to_text().trim_end()),
     };
+    if let Some(suite) = &evaluation.suite {
+        let text = super::suite::text(suite);
+        if evaluation.corpora.is_empty() {
+            return super::print(format!("{}\n{}; {text}", evaluation.model, evaluation.dtype));
+        }
+        super::print(format!("{text}\n"))?;
+    }
     super::print(format!(
         "{}\nwindow {}, stride {}, {}; {context}\n\n{}{summary}",
         evaluation.model,
@@ -104,11 +117,23 @@ pub fn run(args: Args) -> Result<()> {
 }
 
 fn evaluate(args: &Args, display: &mut Display) -> Result<Evaluation> {
+    let selection = args.suite.selection()?;
     let asked = if args.routers.is_empty() { None } else { Some(route::parse_list(&args.routers.join(","))?) };
-    let OpenedModel { model, tokenizer, description, step, recipe, base, beside } =
+    let OpenedModel { mut model, tokenizer, description, step, recipe, base, beside, .. } =
         args.model.open_for(asked.as_deref().unwrap_or_default())?;
-    let routers = asked.unwrap_or_else(|| recipe.as_ref().map_or(Vec::new(), |r| r.routers.clone()));
+    // What was trained is packed once, not for every batch.
+    model.freeze();
+    let routers = asked.unwrap_or_else(|| {
+        let mut routers = recipe.as_ref().map_or(Vec::new(), |r| r.routers.clone());
+        // Whoever trained a gate wants it measured.
+        routers.extend(model.gate().map(|_| Router::gate()).filter(|_| model.heads().len() > 1));
+        routers
+    });
     route::check(&model, &routers)?;
+    let suite = match selection {
+        Some(selection) => Some(args.suite.run(selection, &model, &tokenizer, &routers, (&description, recipe.as_ref()), display)?),
+        None => None,
+    };
     let configs = corpora(args, recipe.as_ref().map(|r| [&r.data.learn[..], &r.data.forget[..]]))?;
     let of_run = recipe.as_ref().map(|r| &r.eval);
     let window = args.window.or(of_run.map(|e| e.window)).unwrap_or(512.min(model.config().max_position_embeddings));
@@ -142,6 +167,9 @@ fn evaluate(args: &Args, display: &mut Display) -> Result<Evaluation> {
             Ok(())
         };
         let corpus = HeldOut::open(config, Path::new(""), cache, &encoder, &mut on_tokens)?;
+        if corpus.skipped().documents > 0 {
+            display.skipped_records(corpus.name(), corpus.skipped());
+        }
         let total = corpus.tokens();
         let name = corpus.name().to_owned();
         let mut on_token = trace.as_mut().map(|trace| |token: &TracedToken<'_>| trace.write(&name, token));
@@ -167,6 +195,7 @@ fn evaluate(args: &Args, display: &mut Display) -> Result<Evaluation> {
         stride,
         leading_token: windows.bos,
         corpora,
+        suite,
         summary: Vec::new(),
     };
     Ok(evaluation.summarised())
@@ -182,20 +211,24 @@ fn corpora(args: &Args, of_run: Option<[&[HeldOutConfig]; 2]>) -> Result<Vec<Gro
         |(name, path): &(String, String)| HeldOutConfig { text_field: args.text_field.clone(), ..HeldOutConfig::new(name, path) };
     let mut configs: Vec<Grouped> =
         given.into_iter().flat_map(|(group, corpora)| corpora.iter().map(move |corpus| (group, configure(corpus)))).collect();
-    if let (true, Some([learn, forget])) = (configs.is_empty(), of_run) {
+    let with_suite = args.suite.is_asked();
+    if let (true, false, Some([learn, forget])) = (configs.is_empty(), with_suite, of_run) {
         configs.extend(learn.iter().map(|config| (Some(Group::Learn), config.clone())));
         configs.extend(forget.iter().map(|config| (Some(Group::Forget), config.clone())));
     }
     for (_, config) in &mut configs {
         config.max_tokens = args.max_tokens.or(config.max_tokens);
+        config.skip_bad_records |= args.skip_bad_records;
     }
     let repeated =
         |(i, (_, config)): (usize, &Grouped)| configs[..i].iter().any(|(_, other)| other.name == config.name && other.path != config.path);
     if let Some(index) = configs.iter().enumerate().position(repeated) {
         return Err(Error::usage(format!("two corpora are named {:?}; give each a name of its own", configs[index].1.name)));
     }
-    if configs.is_empty() {
-        return Err(Error::usage("no corpus to measure on\n  hint: --corpus NAME=PATH, for example --corpus news=corpora/news.jsonl.zst"));
+    if configs.is_empty() && !with_suite {
+        return Err(Error::usage(
+            "no corpus to measure on\n  hint: --corpus NAME=PATH, for example --corpus news=corpora/news.jsonl.zst; or --suite for multiple-choice tasks",
+        ));
     }
     Ok(configs)
 }

@@ -142,7 +142,7 @@ pub fn run(args: Args) -> Result<()> {
     let method = baseline.as_ref().map_or("none", Baseline::as_str);
     let count = match (args.to, baseline) {
         (To::Peft, Some(Baseline::Lora(lora))) => {
-            let base_path = std::path::absolute(base.path()).map_err(|error| Error::io(base.path(), error))?;
+            let base_path = std::path::absolute(base.local_path()).map_err(|error| Error::io(base.path(), error))?;
             peft::save(&args.out, lora, &base_path, &base.sha256()?, parameters)?;
             parameters.iter().map(|p| p.value.len() as u64).sum()
         }

@@ -26,7 +26,7 @@ pub struct Args {
     #[arg(long, short, value_name = "TEXT", allow_hyphen_values = true)]
     prompt: String,
     /// Which head speaks: base, preservation (the base's own words), ring-1, ring-2 … (what an earlier ring learnt), adaptation (what was learnt last)
-    /// [default: the run's router, or adaptation where there is one]
+    /// [default: the router gate where one was trained, the run's own router, or adaptation where there is one]
     #[arg(long)]
     head: Option<Head>,
     /// Let a router choose the head for each token, for example bayes or cosine:threshold=0.8 (docs/method.md)
@@ -93,10 +93,14 @@ pub fn run(args: Args) -> Result<()> {
     sampler.validate()?;
     let router = args.router.as_deref().map(str::parse::<Router>).transpose()?;
     let prompt = if args.prompt == "-" { read_prompt()? } else { args.prompt.clone() };
-    let OpenedModel { model, tokenizer, description, recipe, .. } = args.model.open_for(router.as_slice())?;
+    let OpenedModel { mut model, tokenizer, description, recipe, .. } = args.model.open_for(router.as_slice())?;
+    // What was trained is packed once, not for every token.
+    model.freeze();
     // A run with a router is that router, unless something else is asked for.
     let of_run = recipe.filter(|recipe| recipe.method.kind == MethodKind::ScaleRoute).and_then(|recipe| recipe.routers.first().copied());
-    let router = router.or(of_run.filter(|_| args.head.is_none()));
+    // Whoever trained a gate wants it asked.
+    let of_gate = model.gate().map(|_| Router::gate()).filter(|_| model.heads().len() > 1);
+    let router = router.or(of_gate.or(of_run).filter(|_| args.head.is_none()));
     if args.trace && router.is_none() {
         return Err(Error::usage("--trace shows which head a router let speak; name one with --router, for example --router bayes"));
     }
@@ -144,7 +148,13 @@ pub fn run(args: Args) -> Result<()> {
         }
         (None, None) => "nobody spoke".into(),
     };
-    eprintln!("[{speaker}, {} + {count} tokens, {:.1} tokens/s, {why}]", generation.prompt_tokens, count as f64 / seconds.max(1e-9));
+    // Nobody is left to tell when stderr is closed.
+    let _ = writeln!(
+        std::io::stderr(),
+        "[{speaker}, {} + {count} tokens, {:.1} tokens/s, {why}]",
+        generation.prompt_tokens,
+        count as f64 / seconds.max(1e-9)
+    );
     Ok(())
 }
 

@@ -5,9 +5,12 @@ use std::path::{Path, PathBuf};
 
 use serde::Serialize;
 use treering::Result;
+use treering::checkpoint::names::Projection;
 use treering::checkpoint::{BaseCheckpoint, Config};
+use treering::grow::Module;
 use treering::grow::file::{self, EXPANSION_FILE, MANIFEST_FILE, Manifest};
 use treering::grow::ring::RingReference;
+use treering::hub;
 use treering::model::Block;
 use treering::recipe::Recipe;
 use treering::report::{Align, Table};
@@ -120,6 +123,7 @@ pub fn run(args: Args) -> Result<()> {
 }
 
 fn inspect(path: &Path, hash: bool) -> Result<Report> {
+    let path: &Path = &hub::local(path)?;
     if path.join(MANIFEST_FILE).is_file() {
         return expansion(path).map(Report::Expansion);
     }
@@ -227,11 +231,14 @@ fn text(report: &Report) -> String {
 fn model_text(report: &ModelReport) -> String {
     let c = &report.config;
     let mut rows = vec![
-        ("architecture", format!("Llama, {} layers, {} parameters", c.num_hidden_layers, grouped(report.parameter_count))),
+        ("architecture", format!("{}, {} layers, {} parameters", c.family.name(), c.num_hidden_layers, grouped(report.parameter_count))),
         ("hidden size", c.hidden_size.to_string()),
-        ("attention", format!("{} heads of {} on {} key/value heads", c.num_attention_heads, c.head_dim, c.num_key_value_heads)),
+        (
+            "attention",
+            format!("{} heads of {} on {} key/value heads{}", c.num_attention_heads, c.head_dim, c.num_key_value_heads, window(c)),
+        ),
         ("feed-forward", c.intermediate_size.to_string()),
-        ("biases", format!("attention {}, feed-forward {}", yes(c.attention_bias), yes(c.mlp_bias))),
+        ("biases", format!("attention {}, feed-forward {}", biases(c), yes(c.mlp_bias))),
         ("vocabulary", format!("{}, embeddings {}", grouped(c.vocab_size as u64), if c.tie_word_embeddings { "tied" } else { "untied" })),
         ("positions", format!("{}, RoPE base {}, scaling {}", grouped(c.max_position_embeddings as u64), c.rope_theta, rope(c))),
         ("norm epsilon", format!("{:e}", c.rms_norm_eps)),
@@ -252,6 +259,26 @@ fn model_text(report: &ModelReport) -> String {
         table.row([d.dtype.clone(), d.tensors.to_string(), grouped(d.parameters), bytes(d.bytes)]);
     }
     format!("{}\n{}", listing("model", report.path.display().to_string(), rows), table.to_text())
+}
+
+/// Which of the attention's projections have biases.
+fn biases(config: &Config) -> String {
+    let attention = Projection::ALL.into_iter().filter(|p| p.module() == Module::Attention);
+    let biased: Vec<&str> = attention.filter(|&p| config.has_bias(p)).map(Projection::name).collect();
+    match biased.len() {
+        0 => "no".into(),
+        4 => "yes".into(),
+        _ => biased.join(", "),
+    }
+}
+
+fn window(config: &Config) -> String {
+    let sliding = (0..config.num_hidden_layers).filter(|&layer| config.window(layer).is_some()).count();
+    match config.sliding_window {
+        Some(window) if sliding == config.num_hidden_layers => format!(", a window of {} tokens", grouped(window as u64)),
+        Some(window) => format!(", a window of {} tokens in {sliding} layers", grouped(window as u64)),
+        None => String::new(),
+    }
 }
 
 fn yes(flag: bool) -> &'static str {

@@ -1,12 +1,16 @@
 //! The subcommands, one short file each: `Args` for the command line, `run` for the work.
 //! Results go to stdout, progress and messages to stderr; this folder and `main.rs` are the only code that prints.
 
+mod biography;
 mod compare;
+mod doctor;
 mod eval;
 mod export;
+mod gate;
 mod generate;
 mod grow;
 mod growth;
+mod hub;
 mod import;
 mod inspect;
 mod open;
@@ -15,6 +19,7 @@ mod progress;
 mod quickstart;
 mod rings;
 mod study;
+mod suite;
 mod sweep;
 mod train;
 
@@ -46,6 +51,10 @@ pub enum Command {
     Sweep(sweep::Args),
     /// Repeat one of the paper's analyses, its numbers beside ours
     Study(study::Args),
+    /// Train what the router `gate` asks: a small network that tells the heads' texts apart, without old data
+    Gate(gate::Args),
+    /// The paper's controlled benchmark: made-up people, learnt and forgotten
+    Biography(biography::Args),
     /// Continue a prompt
     Generate(generate::Args),
     /// Describe a checkpoint
@@ -62,17 +71,22 @@ pub enum Command {
     Import(import::Args),
     /// See the whole method at work in a few minutes, with nothing to download
     Quickstart(quickstart::Args),
+    /// Say what this machine has, and test every kernel it can run
+    Doctor(doctor::Args),
 }
 
 impl Command {
     /// Does what was asked.
     pub fn run(self) -> Result<()> {
+        treering::hub::configure(hub::settings);
         match self {
             Self::Train(args) => train::run(args),
             Self::Eval(args) => eval::run(args),
             Self::Compare(args) => compare::run(args),
             Self::Sweep(args) => sweep::run(args),
             Self::Study(args) => study::run(args),
+            Self::Gate(args) => gate::run(args),
+            Self::Biography(args) => biography::run(args),
             Self::Generate(args) => generate::run(args),
             Self::Inspect(args) => inspect::run(args),
             Self::Plan(args) => plan::run(args),
@@ -81,6 +95,7 @@ impl Command {
             Self::Export(args) => export::run(args),
             Self::Import(args) => import::run(args),
             Self::Quickstart(args) => quickstart::run(args),
+            Self::Doctor(args) => doctor::run(args),
         }
     }
 }

@@ -5,9 +5,10 @@ use std::path::{Path, PathBuf};
 use treering::baseline::{Baseline, peft};
 use treering::checkpoint::BaseCheckpoint;
 use treering::data::{Encode, Encoder};
+use treering::hub;
 use treering::model::{Model, Parameter, Precision};
 use treering::recipe::Recipe;
-use treering::route::Router;
+use treering::route::{Gate, Router};
 use treering::tokenizer::Tokenizer;
 pub(super) use treering::train::foundation::{Moved, Place, RingSource, place};
 use treering::train::{Foundation, build};
@@ -71,7 +72,7 @@ impl At {
 /// What is to be opened, and how.
 #[derive(Debug, clap::Args)]
 pub struct ModelArgs {
-    /// A Hugging Face folder, a .gguf file, a run folder, one of its checkpoints, an expansion of `grow`, or a PEFT adapter
+    /// A Hugging Face folder, a .gguf file, a run folder, one of its checkpoints, an expansion of `grow`, or a PEFT adapter; or hf://OWNER/NAME
     model: PathBuf,
     #[command(flatten)]
     at: At,
@@ -96,6 +97,19 @@ pub struct OpenedModel {
     pub base: BaseCheckpoint,
     /// The base that speaks beside it as the preservation head; none unless it was asked for.
     pub beside: Option<PathBuf>,
+    /// The folder of the trained values: a checkpoint, an expansion or an adapter; its gate, where one was trained, is the model's.
+    pub values: Option<PathBuf>,
+}
+
+impl OpenedModel {
+    /// With the folder of its trained values, and the gate that lies there.
+    fn with_values(mut self, folder: &Path) -> Result<Self> {
+        if let Some(gate) = Gate::load(folder)? {
+            self.model.set_gate(gate);
+        }
+        self.values = Some(folder.to_path_buf());
+        Ok(self)
+    }
 }
 
 impl ModelArgs {
@@ -168,7 +182,16 @@ impl ModelArgs {
         let base = BaseCheckpoint::open(&self.model)?;
         let model = Model::from_base(&base, self.dtype.map_or(Precision::F32, Into::into), false)?;
         let tokenizer = base.tokenizer()?;
-        Ok(OpenedModel { model, tokenizer, description: self.model.display().to_string(), step: None, recipe: None, base, beside: None })
+        Ok(OpenedModel {
+            model,
+            tokenizer,
+            description: self.model.display().to_string(),
+            step: None,
+            recipe: None,
+            base,
+            beside: None,
+            values: None,
+        })
     }
 
     fn open_run(&self, run: &Path, step: Option<u64>) -> Result<OpenedModel> {
@@ -177,7 +200,17 @@ impl ModelArgs {
         let model = build::restore(&recipe, &foundation, &path)?;
         let tokenizer = foundation.base.tokenizer()?;
         let description = format!("{} ({}, step {step})", run.display(), recipe.method.kind.as_str());
-        Ok(OpenedModel { model, tokenizer, description, step: Some(step), recipe: Some(recipe), base: foundation.base, beside: None })
+        OpenedModel {
+            model,
+            tokenizer,
+            description,
+            step: Some(step),
+            recipe: Some(recipe),
+            base: foundation.base,
+            beside: None,
+            values: None,
+        }
+        .with_values(&path)
     }
 
     fn open_expansion(&self) -> Result<OpenedModel> {
@@ -186,7 +219,7 @@ impl ModelArgs {
         let base = foundation.base;
         let tokenizer = base.tokenizer()?;
         let description = format!("{} on {}", self.model.display(), base.path().display());
-        Ok(OpenedModel { model, tokenizer, description, step: None, recipe: None, base, beside: None })
+        OpenedModel { model, tokenizer, description, step: None, recipe: None, base, beside: None, values: None }.with_values(&self.model)
     }
 
     fn open_adapter(&self) -> Result<OpenedModel> {
@@ -195,17 +228,18 @@ impl ModelArgs {
         model.set_parameters(parameters)?;
         let tokenizer = base.tokenizer()?;
         let description = format!("{} on {}", self.model.display(), base.path().display());
-        Ok(OpenedModel { model, tokenizer, description, step: None, recipe: None, base, beside: None })
+        OpenedModel { model, tokenizer, description, step: None, recipe: None, base, beside: None, values: None }.with_values(&self.model)
     }
 }
 
 /// A PEFT adapter and its base, at `base_path` or where the adapter says.
 pub(super) fn adapter(folder: &Path, base_path: Option<&Path>) -> Result<(BaseCheckpoint, Baseline, Vec<Parameter>)> {
+    let folder: &Path = &hub::local(folder)?;
     let (_, named) = peft::load_config(folder)?;
     let hint = "--base says where the adapter's base is";
     let path = match (base_path, named) {
         (Some(path), _) => path.to_path_buf(),
-        (None, Some(named)) if Path::new(&named).exists() => PathBuf::from(named),
+        (None, Some(named)) if Path::new(&named).exists() || hub::HubName::of(Path::new(&named))?.is_some() => PathBuf::from(named),
         (None, named) => {
             let named = named.map_or("names no base".into(), |named| format!("names the base {named:?}, which is not here"));
             return Err(Error::usage(format!("{}: {named}\n  hint: {hint}", folder.join(peft::CONFIG_FILE).display())));

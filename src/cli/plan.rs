@@ -7,6 +7,7 @@ use treering::baseline::{Baseline, Freeze, LlamaPro, Lora, Method};
 use treering::checkpoint::Config;
 use treering::grow::plan::{Plan, Request, Speed, Work, measure_gflops};
 use treering::grow::{Growth, Placement};
+use treering::hub;
 use treering::model::Precision;
 use treering::recipe::{MethodKind, Recipe};
 use treering::report::{Align, Table};
@@ -180,7 +181,7 @@ fn baseline(kind: MethodKind, config: &Config) -> Option<Baseline> {
 /// The configuration of a model and what its rings have added, or of one that is not here: a config.json is enough for a plan.
 fn read_config(path: &Path) -> Result<(Config, Vec<Growth>)> {
     if path.extension().is_some_and(|e| e.eq_ignore_ascii_case("json")) {
-        return Ok((Config::from_file(path)?, Vec::new()));
+        return Ok((Config::from_file(hub::local(path)?)?, Vec::new()));
     }
     outline(path)
 }

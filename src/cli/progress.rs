@@ -1,8 +1,10 @@
 //! What is shown on stderr while a run goes on: a bar on a terminal, otherwise nothing, or plain lines where they were asked for.
 
+use std::io::Write;
 use std::time::{Duration, Instant};
 
 use indicatif::{ProgressBar, ProgressDrawTarget, ProgressStyle};
+use treering::data::Skipped;
 use treering::train::metrics::{EvalRecord, TrainRecord};
 use treering::train::session::Event;
 
@@ -19,6 +21,8 @@ pub struct Display {
     steps: u64,
     /// The mean loss of recent steps, which single steps scatter around.
     loss: Option<f64>,
+    /// Steps that were skipped as spikes, as far as was seen.
+    skipped: u64,
 }
 
 impl Display {
@@ -27,7 +31,7 @@ impl Display {
         let terminal = std::io::IsTerminal::is_terminal(&std::io::stderr());
         let target = if terminal { ProgressDrawTarget::stderr_with_hz(4) } else { ProgressDrawTarget::hidden() };
         let bar = ProgressBar::with_draw_target(None, target);
-        Self { bar, plain: verbose && !terminal, last_line: None, step: 0, steps: 0, loss: None }
+        Self { bar, plain: verbose && !terminal, last_line: None, step: 0, steps: 0, loss: None, skipped: 0 }
     }
 
     /// Shows what happens in a run.
@@ -37,6 +41,7 @@ impl Display {
                 let what = if progress.waiting { "waiting for another process" } else { progress.corpus.as_str() };
                 self.phase("reading", progress.bytes_done, progress.bytes_total, what);
             }
+            Event::Skipped(corpus, skipped) => self.skipped_records(corpus, skipped),
             Event::Building(done, total) => self.phase("building the model", done as u64, total as u64, ""),
             Event::SetAside(path) => self.note(&format!("set aside: {}", path.display())),
             Event::Begin(step, steps) => {
@@ -44,11 +49,18 @@ impl Display {
             }
             Event::Step(record) => self.step(record),
             Event::Measuring(tokens, total) => self.phase("measuring", tokens, total, ""),
+            Event::Asking(items, total) => self.phase("asking", items, total, ""),
             Event::Evaluation(record) => {
                 self.evaluation(record);
                 self.training();
             }
         }
+    }
+
+    /// Says which documents of a corpus are left out, on lines that stay.
+    pub fn skipped_records(&self, corpus: &str, skipped: &Skipped) {
+        self.note(&format!("{corpus}: {} documents cannot be read and are skipped, such as", skipped.documents));
+        skipped.first.iter().for_each(|error| self.note(&format!("  {error}")));
     }
 
     /// Moves the bar of a phase, starting it where another was shown.
@@ -87,7 +99,9 @@ impl Display {
     pub fn step(&mut self, record: &TrainRecord) {
         let loss = self.loss.map_or(record.loss, |mean| 0.9 * mean + 0.1 * record.loss);
         (self.loss, self.step) = (Some(loss), record.step);
-        let message = format!("loss {loss:.3}, {:.0} tokens/s", record.tokens_per_second);
+        self.skipped += u64::from(record.skipped);
+        let skipped = if self.skipped > 0 { format!(", {} skipped", self.skipped) } else { String::new() };
+        let message = format!("loss {loss:.3}, {:.0} tokens/s{skipped}", record.tokens_per_second);
         self.bar.set_position(record.step);
         self.bar.set_message(message.clone());
         self.line(|d| format!("step {} of {}: {message}", record.step, d.steps));
@@ -102,14 +116,14 @@ impl Display {
 
     /// Says that another run begins, on a line that stays.
     pub fn begin(&mut self, text: &str) {
-        self.loss = None;
+        (self.loss, self.skipped) = (None, 0);
         self.note(text);
     }
 
     /// Writes a line above the bar.
     pub fn note(&self, text: &str) {
         if self.plain {
-            eprintln!("{text}");
+            write_line(text);
         } else {
             self.bar.println(text);
         }
@@ -124,9 +138,14 @@ impl Display {
         let due = self.last_line.is_none_or(|last| last.elapsed() >= Duration::from_secs(LINE_SECONDS));
         if self.plain && due {
             self.last_line = Some(Instant::now());
-            eprintln!("{}", text(self));
+            write_line(&text(self));
         }
     }
+}
+
+/// A line on stderr. Where that is gone (a terminal that was closed, a log on a full disk) the work goes on without it; `eprintln!` would panic.
+fn write_line(text: &str) {
+    let _ = writeln!(std::io::stderr().lock(), "{text}");
 }
 
 fn style(template: &str) -> ProgressStyle {

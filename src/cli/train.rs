@@ -11,7 +11,7 @@ use treering::recipe::Recipe;
 use treering::report::{Align, Table};
 use treering::train::metrics::{self, METRICS_FILE, Record};
 use treering::train::session::{self, Start};
-use treering::train::{Foundation, Outcome};
+use treering::train::{Foundation, Outcome, RunFolder};
 use treering::{Error, Result};
 
 use super::progress::Display;
@@ -33,6 +33,9 @@ pub struct Args {
     /// Go on from the checkpoint of this step; newer ones are set aside
     #[arg(long, value_name = "STEP")]
     resume_from: Option<u64>,
+    /// Skip and count documents of corpora that cannot be read (data.skip_bad_records)
+    #[arg(long)]
+    skip_bad_records: bool,
     /// Print the summary as one JSON object
     #[arg(long)]
     json: bool,
@@ -65,7 +68,11 @@ pub fn run(args: Args) -> Result<()> {
 }
 
 fn train(args: &Args, stop: &AtomicBool, display: &mut Display) -> Result<Summary> {
-    let recipe = Recipe::load(&args.recipe, &args.set)?;
+    let mut set = args.set.clone();
+    if args.skip_bad_records {
+        set.push("data.skip_bad_records=true".into());
+    }
+    let recipe = Recipe::load(&args.recipe, &set)?;
     let out = args.out.clone().unwrap_or_else(|| Path::new("runs").join(args.recipe.file_stem().unwrap_or_default()));
     let start = match (args.resume_from, args.resume) {
         (Some(step), _) => Start::ResumeFrom(step),
@@ -74,6 +81,9 @@ fn train(args: &Args, stop: &AtomicBool, display: &mut Display) -> Result<Summar
     };
     start_threads(&recipe)?;
     let method = recipe.method.kind.as_str();
+    if start != Start::New {
+        RunFolder::remember_hub(&out)?;
+    }
     let foundation = Foundation::open(&recipe.model.path)?;
     let outcome = session::train(recipe, foundation, &out, start, stop, &mut |event| display.show(event))?;
 
@@ -96,15 +106,30 @@ pub(super) fn start_threads(recipe: &Recipe) -> Result<()> {
     Ok(())
 }
 
-/// A flag that the first Ctrl-C (or SIGTERM) raises; the second one quits at once.
+/// A flag that the first Ctrl-C (or SIGTERM, or the terminal's end) raises; the second one quits at once.
+///
+/// A command that was started to outlive its terminal (`nohup`) goes on.
 pub(super) fn stop_on_signals() -> Result<Arc<AtomicBool>> {
     let stop = Arc::new(AtomicBool::new(false));
-    for signal in [signal_hook::consts::SIGINT, signal_hook::consts::SIGTERM] {
+    for signal in [signal_hook::consts::SIGINT, signal_hook::consts::SIGTERM, signal_hook::consts::SIGHUP] {
+        if signal == signal_hook::consts::SIGHUP && is_ignored(signal) {
+            continue;
+        }
         // In this order: the shutdown looks at the flag before the second line raises it.
         signal_hook::flag::register_conditional_shutdown(signal, 130, Arc::clone(&stop)).at("<signals>")?;
         signal_hook::flag::register(signal, Arc::clone(&stop)).at("<signals>")?;
     }
+    super::hub::stop_with(&stop);
     Ok(stop)
+}
+
+/// Whether whoever started this process had it ignore `signal`.
+fn is_ignored(signal: i32) -> bool {
+    // SAFETY: with no new action the call only fills in the old one, and all zeros are a valid value of the plain C structure.
+    unsafe {
+        let mut action: libc::sigaction = std::mem::zeroed();
+        libc::sigaction(signal, std::ptr::null(), &mut action) == 0 && action.sa_sigaction == libc::SIG_IGN
+    }
 }
 
 fn text_summary(summary: &Summary) -> String {
@@ -115,6 +140,12 @@ fn text_summary(summary: &Summary) -> String {
     );
     if let Some(loss) = outcome.loss {
         text += &format!("loss of the last step {loss:.4}\n");
+    }
+    if outcome.skipped_steps > 0 {
+        text += &format!("{} steps were skipped as spikes\n", outcome.skipped_steps);
+    }
+    if outcome.skipped_records > 0 {
+        text += &format!("{} documents could not be read and were skipped\n", outcome.skipped_records);
     }
     let mut table = Table::new([("perplexity", Align::Left), ("first", Align::Right), ("last", Align::Right)]);
     let show = |value: Option<&Option<f64>>| value.copied().flatten().map_or_else(|| "–".into(), |v| format!("{v:.2}"));

@@ -1,11 +1,14 @@
 //! A corpus, tokenised once and memory-mapped ever after (`docs/decisions/0002-token-cache.md` says why).
 //!
-//! A cache file is `magic · tokens (u32) · documents (end of its tokens: u64, bytes of its text: u64) · meta (JSON) · footer`, all little-endian;
-//! the footer is `tokens: u64 · documents: u64 · length of meta: u64 · magic`. It is written beside, synced and renamed.
+//! A cache file is `magic · tokens (u32) · documents (end of its tokens: u64, bytes of its text: u64) · meta (JSON) · checksums · footer`, all little-endian;
+//! the footer is `tokens: u64 · documents: u64 · length of meta: u64 · CRC-32C of checksums and these numbers: u64 · magic`. There is a CRC-32C (u32) for every
+//! 64 KiB before the checksums; each is compared when something in its block is first read, so that no damaged token is ever trained on and opening stays
+//! independent of the size. A cache is written beside, synced and renamed.
 
 use std::fs::File;
 use std::ops::Range;
 use std::path::{Path, PathBuf};
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::UNIX_EPOCH;
 
 use memmap2::Mmap;
@@ -17,8 +20,12 @@ use super::cache_writer;
 use super::corpus::CorpusConfig;
 use crate::error::{Error, IoContext, Result};
 
-pub(super) const MAGIC: &[u8; 8] = b"TRTOKEN1";
-pub(super) const FOOTER_BYTES: u64 = 32;
+pub(super) const MAGIC: &[u8; 8] = b"TRTOKEN2";
+pub(super) const FOOTER_BYTES: u64 = 40;
+/// Bytes that share a checksum.
+pub(super) const BLOCK: usize = 1 << 16;
+/// So many documents that were left out are told of in words.
+const TOLD: usize = 3;
 pub(super) const DOCUMENT_BYTES: u64 = 16;
 
 /// How far the tokenising of a corpus has come.
@@ -68,6 +75,25 @@ pub(super) struct Origin<'a> {
     pub files: Vec<FileStamp>,
 }
 
+/// Documents that could not be read and were left out.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Skipped {
+    /// How many.
+    pub documents: u64,
+    /// What is wrong with the first of them.
+    pub first: Vec<String>,
+}
+
+impl Skipped {
+    /// Counts one more.
+    pub(super) fn add(&mut self, error: String) {
+        self.documents += 1;
+        if self.first.len() < TOLD {
+            self.first.push(error);
+        }
+    }
+}
+
 /// What a cache says about itself.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub(super) struct Meta {
@@ -77,6 +103,9 @@ pub(super) struct Meta {
     pub largest_token: u32,
     /// Bytes of all documents' texts.
     pub text_bytes: u64,
+    /// What is not in it.
+    #[serde(default)]
+    pub skipped: Skipped,
 }
 
 /// A tokenised corpus on disk.
@@ -87,6 +116,10 @@ pub struct TokenCache {
     tokens: u64,
     documents: u64,
     meta: Meta,
+    /// Bytes that have checksums.
+    content: usize,
+    /// A bit for every block that was compared with its checksum.
+    verified: Vec<AtomicU64>,
 }
 
 impl TokenCache {
@@ -135,22 +168,50 @@ impl TokenCache {
         }
         // SAFETY: caches are never changed in place, only replaced by a rename, which leaves this mapping as it is.
         let map = unsafe { Mmap::map(&file) }.at(path)?;
-        let Some((tokens, documents, meta)) = Self::layout(&map) else { return Ok(None) };
-        Ok(Some(Self { path: path.to_path_buf(), map, tokens, documents, meta }))
+        let Some((tokens, documents, content, meta)) = Self::layout(&map) else { return Ok(None) };
+        let verified = (0..content.div_ceil(BLOCK).div_ceil(64)).map(|_| AtomicU64::new(0)).collect();
+        Ok(Some(Self { path: path.to_path_buf(), map, tokens, documents, meta, content, verified }))
     }
 
-    /// Checks magic, footer and sizes.
-    fn layout(map: &[u8]) -> Option<(u64, u64, Meta)> {
+    /// Checks magic, footer, sizes, the checksums' own checksum, and the blocks that hold the meta data; says how many bytes have checksums.
+    fn layout(map: &[u8]) -> Option<(u64, u64, usize, Meta)> {
         let (body, footer) = map.split_at_checked(map.len().checked_sub(FOOTER_BYTES as usize)?)?;
         let number = |at: usize| footer.get(at..at + 8).map(|b| u64::from_le_bytes(b.try_into().unwrap_or_default()));
-        let (tokens, documents, meta_bytes) = (number(0)?, number(8)?, number(16)?);
+        let (tokens, documents, meta_bytes, sum) = (number(0)?, number(8)?, number(16)?, number(24)?);
         let content = tokens.checked_mul(4)?.checked_add(documents.checked_mul(DOCUMENT_BYTES)?)?.checked_add(meta_bytes)?;
-        let whole = body.starts_with(MAGIC) && footer.ends_with(MAGIC) && content.checked_add(MAGIC.len() as u64)? == body.len() as u64;
-        if !whole || documents == 0 {
+        let content = usize::try_from(content.checked_add(MAGIC.len() as u64)?).ok()?;
+        let sums = content.div_ceil(BLOCK).checked_mul(4)?;
+        let whole = body.starts_with(MAGIC) && footer.ends_with(MAGIC) && content.checked_add(sums)? == body.len();
+        if !whole || documents == 0 || u64::from(crc32c::crc32c_append(crc32c::crc32c(&body[content..]), &footer[..24])) != sum {
             return None;
         }
-        let meta = serde_json::from_slice(&body[body.len() - meta_bytes as usize..]).ok()?;
-        Some((tokens, documents, meta))
+        let meta = content - meta_bytes as usize;
+        if !(meta / BLOCK..content.div_ceil(BLOCK)).all(|block| Self::block_is_whole(map, content, block)) {
+            return None;
+        }
+        Some((tokens, documents, content, serde_json::from_slice(&body[meta..content]).ok()?))
+    }
+
+    /// Whether a block is what its checksum says.
+    fn block_is_whole(map: &[u8], content: usize, block: usize) -> bool {
+        let bytes = &map[block * BLOCK..content.min((block + 1) * BLOCK)];
+        let sum = &map[content + 4 * block..][..4];
+        crc32c::crc32c(bytes).to_le_bytes() == sum
+    }
+
+    /// Compares the blocks that `bytes` touches with their checksums, those that were not compared before.
+    fn verify(&self, bytes: Range<usize>) -> Result<()> {
+        for block in bytes.start / BLOCK..bytes.end.div_ceil(BLOCK) {
+            let (word, bit) = (&self.verified[block / 64], 1u64 << (block % 64));
+            // Nothing but the bit itself is handed from thread to thread: at worst a block is compared twice.
+            if word.load(Ordering::Relaxed) & bit == 0 {
+                if !Self::block_is_whole(&self.map, self.content, block) {
+                    return Err(self.damaged());
+                }
+                word.fetch_or(bit, Ordering::Relaxed);
+            }
+        }
+        Ok(())
     }
 
     /// The cache file.
@@ -178,6 +239,11 @@ impl TokenCache {
         &self.meta.fingerprint
     }
 
+    /// Documents of the corpus that are not in the cache because they could not be read (`skip_bad_records`).
+    pub fn skipped(&self) -> &Skipped {
+        &self.meta.skipped
+    }
+
     /// The largest token that occurs.
     pub fn largest_token(&self) -> u32 {
         self.meta.largest_token
@@ -191,8 +257,8 @@ impl TokenCache {
         if index >= self.documents {
             return Err(Error::file(&self.path, format!("no document {index}; the corpus has {}", self.documents)));
         }
-        let start = if index == 0 { 0 } else { self.index_number(index - 1, 0) };
-        let (end, bytes) = (self.index_number(index, 0), self.index_number(index, 8));
+        let start = if index == 0 { 0 } else { self.index_number(index - 1, 0)? };
+        let (end, bytes) = (self.index_number(index, 0)?, self.index_number(index, 8)?);
         if start >= end || end > self.tokens {
             return Err(self.damaged());
         }
@@ -208,6 +274,7 @@ impl TokenCache {
             return Err(self.damaged());
         }
         let at = |token: u64| MAGIC.len() + 4 * token as usize;
+        self.verify(at(range.start)..at(range.end))?;
         let first = out.len();
         out.extend(self.map[at(range.start)..at(range.end)].chunks_exact(4).map(|b| u32::from_le_bytes([b[0], b[1], b[2], b[3]])));
         if out[first..].iter().any(|&token| token > self.meta.largest_token) {
@@ -217,9 +284,10 @@ impl TokenCache {
     }
 
     /// One number of the document table; the caller has checked `index`, and `layout` the table's size.
-    fn index_number(&self, index: u64, offset: usize) -> u64 {
+    fn index_number(&self, index: u64, offset: usize) -> Result<u64> {
         let at = MAGIC.len() + 4 * self.tokens as usize + (index * DOCUMENT_BYTES) as usize + offset;
-        self.map[at..at + 8].iter().rev().fold(0, |number, &byte| number << 8 | u64::from(byte))
+        self.verify(at..at + 8)?;
+        Ok(self.map[at..at + 8].iter().rev().fold(0, |number, &byte| number << 8 | u64::from(byte)))
     }
 
     fn damaged(&self) -> Error {

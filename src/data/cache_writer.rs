@@ -1,5 +1,6 @@
 //! Makes token caches: one process at a time, in bounded memory, all or nothing.
 
+use std::cell::RefCell;
 use std::fs::{File, OpenOptions, TryLockError};
 use std::io::{BufWriter, Read, Seek, Write};
 use std::path::{Path, PathBuf};
@@ -11,8 +12,8 @@ use rayon::prelude::*;
 use sha2::{Digest, Sha256};
 
 use super::Encode;
-use super::cache::{FileStamp, MAGIC, Meta, OnProgress, Origin, Progress, hex};
-use super::reader::{MAX_DOCUMENT_BYTES, RawDocument, read_documents};
+use super::cache::{BLOCK, FileStamp, MAGIC, Meta, OnProgress, Origin, Progress, Skipped, hex};
+use super::reader::{BadRecord, MAX_DOCUMENT_BYTES, RawDocument, read_documents};
 use crate::error::{Error, IoContext, Result};
 
 /// Texts are tokenised together up to this many bytes: enough to keep every core busy, little enough to report and to stop often.
@@ -49,34 +50,43 @@ pub(super) fn build(path: &Path, origin: &Origin, encoder: &dyn Encode, report: 
     let mut writer = Writer::create(path)?;
     let bytes_read = Arc::new(AtomicU64::new(0));
     let mut chunk = Chunk::default();
+    let skipped = RefCell::new(Skipped::default());
+    let mut bad = |record: BadRecord| skipped.borrow_mut().add(record.error);
     progress(report)?;
     for (index, stamp) in origin.files.iter().enumerate() {
-        read_documents(&stamp.path, origin.corpus, MAX_DOCUMENT_BYTES, &bytes_read, &mut |document| {
+        let bad = if origin.corpus.skip_bad_records { Some(&mut bad as _) } else { None };
+        let mut each = |document: RawDocument| {
             chunk.bytes += document.text.len();
             chunk.documents.push((index, document));
             if chunk.bytes >= CHUNK_BYTES || chunk.documents.len() >= CHUNK_DOCUMENTS {
                 report.bytes_done = bytes_read.load(Ordering::Relaxed).min(report.bytes_total);
-                chunk.flush(origin, encoder, &mut writer, report, progress)?;
+                chunk.flush(origin, encoder, &mut writer, &skipped, report, progress)?;
             }
             Ok(())
-        })?;
+        };
+        read_documents(&stamp.path, origin.corpus, MAX_DOCUMENT_BYTES, &bytes_read, &mut each, bad)?;
         if FileStamp::of(&stamp.path)? != *stamp {
             return Err(Error::file(&stamp.path, "the file changed while it was read; start again when it is complete"));
         }
     }
     report.bytes_done = report.bytes_total;
-    chunk.flush(origin, encoder, &mut writer, report, progress)?;
+    chunk.flush(origin, encoder, &mut writer, &skipped, report, progress)?;
+    let skipped = skipped.into_inner();
     if writer.documents == 0 {
         let files: Vec<_> = origin.files.iter().take(3).map(|file| file.path.display().to_string()).collect();
         let more = if origin.files.len() > 3 { ", …" } else { "" };
+        let bad = match skipped.first.first() {
+            Some(first) => format!("; {} could not be read and were skipped, the first because of {first}", skipped.documents),
+            None => String::new(),
+        };
         return Err(Error::usage(format!(
-            "the corpus {:?} is empty: {} file(s) without any text ({}{more})",
+            "the corpus {:?} is empty: {} file(s) without any text ({}{more}){bad}",
             origin.corpus.path,
             origin.files.len(),
             files.join(", ")
         )));
     }
-    writer.finish(path)
+    writer.finish(path, skipped)
 }
 
 /// Removes what killed processes left; whoever holds the lock is the only one at work.
@@ -106,13 +116,18 @@ impl Chunk {
         origin: &Origin,
         encoder: &dyn Encode,
         writer: &mut Writer,
+        skipped: &RefCell<Skipped>,
         report: &mut Progress,
         progress: OnProgress,
     ) -> Result<()> {
         let encoded: Vec<Result<Vec<u32>>> = self.documents.par_iter().map(|(_, document)| encoder.encode(&document.text)).collect();
         for ((file, document), tokens) in self.documents.iter().zip(encoded) {
             let named = |e: Error| Error::file(&origin.files[*file].path, format!("line {}: {e}", document.line));
-            writer.push(&tokens.map_err(named)?, document.text.len() as u64)?;
+            match tokens.map_err(named) {
+                Ok(tokens) => writer.push(&tokens, document.text.len() as u64)?,
+                Err(error) if origin.corpus.skip_bad_records => skipped.borrow_mut().add(error.to_string()),
+                Err(error) => return Err(error),
+            }
         }
         self.documents.clear();
         self.bytes = 0;
@@ -157,14 +172,17 @@ impl Writer {
     }
 
     /// Joins the halves, syncs, and gives the file its name.
-    fn finish(mut self, path: &Path) -> Result<()> {
+    fn finish(mut self, path: &Path, skipped: Skipped) -> Result<()> {
         self.index_file.copy_into(&mut self.tokens_file)?;
-        let meta = Meta { fingerprint: hex(&self.hash.finalize()), largest_token: self.largest_token, text_bytes: self.text_bytes };
+        let (fingerprint, largest_token, text_bytes) = (hex(&self.hash.finalize()), self.largest_token, self.text_bytes);
+        let meta = Meta { fingerprint, largest_token, text_bytes, skipped };
         let meta = serde_json::to_vec(&meta).map_err(|e| Error::file(path, e))?;
         self.tokens_file.write(&meta)?;
-        for number in [self.tokens, self.documents, meta.len() as u64] {
-            self.tokens_file.write(&number.to_le_bytes())?;
-        }
+        let mut sums = std::mem::take(&mut self.tokens_file.sums).finish();
+        sums.extend([self.tokens, self.documents, meta.len() as u64].iter().flat_map(|number| number.to_le_bytes()));
+        let sum = u64::from(crc32c::crc32c(&sums));
+        self.tokens_file.write(&sums)?;
+        self.tokens_file.write(&sum.to_le_bytes())?;
         self.tokens_file.write(MAGIC)?;
         self.tokens_file.persist(path)
     }
@@ -174,16 +192,53 @@ impl Writer {
 struct Temporary {
     path: PathBuf,
     file: BufWriter<File>,
+    sums: Sums,
+}
+
+/// A CRC-32C of every [`BLOCK`] bytes that go by.
+#[derive(Default)]
+struct Sums {
+    done: Vec<u8>,
+    current: u32,
+    filled: usize,
+}
+
+impl Sums {
+    fn add(&mut self, mut bytes: &[u8]) {
+        while !bytes.is_empty() {
+            let (now, later) = bytes.split_at(bytes.len().min(BLOCK - self.filled));
+            self.current = crc32c::crc32c_append(self.current, now);
+            self.filled += now.len();
+            if self.filled == BLOCK {
+                self.close();
+            }
+            bytes = later;
+        }
+    }
+
+    fn close(&mut self) {
+        self.done.extend(self.current.to_le_bytes());
+        (self.current, self.filled) = (0, 0);
+    }
+
+    /// All of them, little-endian.
+    fn finish(mut self) -> Vec<u8> {
+        if self.filled > 0 {
+            self.close();
+        }
+        self.done
+    }
 }
 
 impl Temporary {
     fn create(path: &Path, part: &str) -> Result<Self> {
         let path = path.with_extension(format!("{}.{part}.tmp", std::process::id()));
         let file = OpenOptions::new().read(true).write(true).create(true).truncate(true).open(&path).at(&path)?;
-        Ok(Self { path, file: BufWriter::with_capacity(1 << 18, file) })
+        Ok(Self { path, file: BufWriter::with_capacity(1 << 18, file), sums: Sums::default() })
     }
 
     fn write(&mut self, bytes: &[u8]) -> Result<()> {
+        self.sums.add(bytes);
         self.file.write_all(bytes).at(&self.path)
     }
 

@@ -5,6 +5,7 @@ use std::path::{Path, PathBuf};
 use serde::{Deserialize, Serialize};
 
 use crate::error::{Error, IoContext, Result};
+use crate::hub::{self, HubName};
 
 /// Suffixes that are read, as error messages name them.
 const KNOWN_SUFFIXES: &str = ".jsonl, .ndjson, .txt, .text (each also with .gz or .zst) and .parquet";
@@ -49,7 +50,7 @@ pub enum Compression {
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct CorpusConfig {
-    /// A file, a glob pattern, or a folder that is searched for files with known suffixes.
+    /// A file, a glob pattern, a folder that is searched for files with known suffixes, or an `hf://` name of one of these.
     pub path: String,
     /// The JSON field or Parquet column that holds the text.
     #[serde(default = "default_text_field")]
@@ -60,6 +61,9 @@ pub struct CorpusConfig {
     /// How plain text files are cut into documents.
     #[serde(default)]
     pub split: Split,
+    /// Whether documents that cannot be read are left out and counted, rather than an error.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub skip_bad_records: bool,
 }
 
 /// The field that holds the text unless a recipe names another.
@@ -70,7 +74,7 @@ pub(super) fn default_text_field() -> String {
 impl CorpusConfig {
     /// A corpus at `path`, read in the default way.
     pub fn new(path: impl Into<String>) -> Self {
-        Self { path: path.into(), text_field: default_text_field(), format: None, split: Split::default() }
+        Self { path: path.into(), text_field: default_text_field(), format: None, split: Split::default(), skip_bad_records: false }
     }
 
     /// The files of this corpus, sorted; a relative path starts at `base`.
@@ -78,6 +82,12 @@ impl CorpusConfig {
     /// # Errors
     /// When nothing is there, when a folder or glob holds no readable file, or when a single file's format is unknown.
     pub fn files(&self, base: &Path) -> Result<Vec<PathBuf>> {
+        if let Some(name) = HubName::of(Path::new(&self.path))? {
+            let wanted = |file: &Path| if self.format.is_some() { self.format_of(file).is_ok() } else { known(file).is_some() };
+            let local = hub::local_corpus(&name, &wanted)?;
+            let path = local.to_str().ok_or_else(|| Error::file(&local, "the Hub's cache needs a path that is valid UTF-8"))?;
+            return Self { path: path.into(), ..self.clone() }.files(Path::new(""));
+        }
         let path = base.join(&self.path);
         if self.path.is_empty() {
             return Err(Error::usage("a corpus has an empty path"));

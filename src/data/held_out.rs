@@ -5,7 +5,7 @@ use std::path::Path;
 use serde::{Deserialize, Serialize};
 
 use super::Encode;
-use super::cache::{OnProgress, TokenCache};
+use super::cache::{OnProgress, Skipped, TokenCache};
 use super::corpus::{CorpusConfig, Format, Split, default_text_field};
 use crate::error::{Error, Result};
 
@@ -26,6 +26,9 @@ pub struct HeldOutConfig {
     /// How plain text files are cut into documents.
     #[serde(default)]
     pub split: Split,
+    /// Whether documents that cannot be read are left out and counted, rather than an error.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub skip_bad_records: bool,
     /// At most this many documents, the first ones.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub max_documents: Option<u64>,
@@ -43,13 +46,20 @@ impl HeldOutConfig {
             text_field: default_text_field(),
             format: None,
             split: Split::default(),
+            skip_bad_records: false,
             max_documents: None,
             max_tokens: None,
         }
     }
 
     fn corpus(&self) -> CorpusConfig {
-        CorpusConfig { path: self.path.clone(), text_field: self.text_field.clone(), format: self.format, split: self.split }
+        CorpusConfig {
+            path: self.path.clone(),
+            text_field: self.text_field.clone(),
+            format: self.format,
+            split: self.split,
+            skip_bad_records: self.skip_bad_records,
+        }
     }
 }
 
@@ -125,6 +135,11 @@ impl HeldOut {
     /// A hash of the whole corpus as it was tokenised.
     pub fn fingerprint(&self) -> &str {
         self.cache.fingerprint()
+    }
+
+    /// Documents of the whole corpus that could not be read and were left out.
+    pub fn skipped(&self) -> &Skipped {
+        self.cache.skipped()
     }
 
     /// The largest token of the corpus, to be checked against the vocabulary.

@@ -18,13 +18,14 @@ pub mod held_out;
 pub mod order;
 mod parquet_reader;
 pub mod reader;
+mod rows;
 pub mod stream;
 pub mod windows;
 
 use crate::error::Result;
 
 pub use batch::{Batch, IGNORE};
-pub use cache::{Progress, TokenCache};
+pub use cache::{Progress, Skipped, TokenCache};
 pub use corpus::{CorpusConfig, Format, Split};
 pub use encoder::Encoder;
 pub use held_out::{Document, HeldOut, HeldOutConfig};

@@ -11,7 +11,7 @@ use parquet::errors::ParquetError;
 use parquet::file::metadata::ColumnChunkMetaData;
 use parquet::file::reader::{FileReader, SerializedFileReader};
 
-use super::reader::RawDocument;
+use super::reader::{OnBad, RawDocument, forgive};
 use crate::error::{Error, IoContext, Result};
 
 /// Rows taken at a time: enough to be fast, few enough to bound the memory.
@@ -24,6 +24,7 @@ pub(super) fn read(
     field: &str,
     max_document_bytes: usize,
     each: &mut dyn FnMut(RawDocument) -> Result<()>,
+    mut bad: OnBad,
 ) -> Result<()> {
     let damaged = |e: ParquetError| Error::file(file, format!("cannot read as Parquet, the file is truncated or damaged: {e}"));
     let size = handle.metadata().at(file)?.len();
@@ -45,25 +46,33 @@ pub(super) fn read(
             if records == 0 {
                 break;
             }
-            let null = defined.iter().position(|&level| level == 0);
-            if null.is_none() && texts.len() != records {
+            let present = |row: usize| !optional || defined.get(row).is_some_and(|&level| level > 0);
+            if texts.len() != (0..records).filter(|&row| present(row)).count() {
                 return Err(damaged(ParquetError::General(format!("{records} rows hold {} texts", texts.len()))));
             }
-            for text in texts.iter().take(null.unwrap_or(records)) {
+            let mut found = texts.iter();
+            for index in 0..records {
                 row += 1;
-                if text.len() > max_document_bytes {
-                    return Err(Error::file(file, format!("row {row}: the text is longer than {max_document_bytes} bytes")));
+                let text = if present(index) { found.next() } else { None };
+                match text_of(file, field, row, text, max_document_bytes) {
+                    Ok(text) => each(RawDocument { text, line: row })?,
+                    Err(error) => forgive(Err(error), &mut bad)?,
                 }
-                let text = std::str::from_utf8(text.data())
-                    .map_err(|e| Error::file(file, format!("row {row}: invalid UTF-8 at byte {} of {field:?}", e.valid_up_to() + 1)))?;
-                each(RawDocument { text: text.into(), line: row })?;
-            }
-            if null.is_some() {
-                return Err(Error::file(file, format!("row {}: the column {field:?} is null", row + 1)));
             }
         }
     }
     Ok(())
+}
+
+/// The text of one row.
+fn text_of(file: &Path, field: &str, row: u64, text: Option<&ByteArray>, most: usize) -> Result<String> {
+    let fault = |message: String| Error::file(file, format!("row {row}: {message}"));
+    let text = text.ok_or_else(|| fault(format!("the column {field:?} is null")))?;
+    if text.len() > most {
+        return Err(fault(format!("the text is longer than {most} bytes")));
+    }
+    let text = std::str::from_utf8(text.data());
+    text.map(String::from).map_err(|e| fault(format!("invalid UTF-8 at byte {} of {field:?}", e.valid_up_to() + 1)))
 }
 
 /// Whether the column's pages lie within the file.

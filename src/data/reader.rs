@@ -25,26 +25,38 @@ pub struct RawDocument {
     pub line: u64,
 }
 
+/// A document that was left out.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct BadRecord {
+    /// What is wrong with it, with file and line.
+    pub error: String,
+}
+
+/// What is told of documents that are left out; `None` where a bad one is an error.
+pub type OnBad<'a> = Option<&'a mut dyn FnMut(BadRecord)>;
+
 /// Reads `file` as `corpus` says and hands every document with visible text to `each`.
 ///
 /// `bytes_read` grows by the bytes taken from the disk, for progress. Documents that hold only white space are left out.
 ///
 /// # Errors
 /// When the file cannot be read or decompressed, is not valid UTF-8, a line is no JSON object, its text field is missing or no string,
-/// a line or document exceeds `max_document_bytes`, or `each` fails. File and line are named.
+/// a line or document exceeds `max_document_bytes`, or `each` fails. File and line are named. What is wrong with one document alone is told to `bad`
+/// instead where that is given (`skip_bad_records`), and the next one is read.
 pub fn read_documents(
     file: &Path,
     corpus: &CorpusConfig,
     max_document_bytes: usize,
     bytes_read: &Arc<AtomicU64>,
     each: &mut dyn FnMut(RawDocument) -> Result<()>,
+    bad: OnBad,
 ) -> Result<()> {
     let mut visible = |document: RawDocument| if document.text.trim().is_empty() { Ok(()) } else { each(document) };
     let (format, compression) = corpus.format_of(file)?;
     let handle = File::open(file).at(file)?;
     if format == Format::Parquet {
         let size = handle.metadata().at(file)?.len();
-        parquet_reader::read(file, handle, &corpus.text_field, max_document_bytes, &mut visible)?;
+        parquet_reader::read(file, handle, &corpus.text_field, max_document_bytes, &mut visible, bad)?;
         bytes_read.fetch_add(size, Ordering::Relaxed);
         return Ok(());
     }
@@ -54,10 +66,11 @@ pub fn read_documents(
         Compression::Gzip => Box::new(flate2::bufread::MultiGzDecoder::new(counted)),
         Compression::Zstd => Box::new(zstd::stream::read::Decoder::with_buffer(counted).at(file)?),
     };
-    let mut lines = Lines { file, compression, reader: BufReader::with_capacity(1 << 17, decoded), line: 0, limit: max_document_bytes };
+    let reader = BufReader::with_capacity(1 << 17, decoded);
+    let mut lines = Lines { file, compression, reader, line: 0, limit: max_document_bytes, forgiving: bad.is_some() };
     match format {
-        Format::Jsonl => jsonl(&mut lines, &corpus.text_field, &mut visible),
-        _ => text(&mut lines, corpus.split, &mut visible),
+        Format::Jsonl => jsonl(&mut lines, &corpus.text_field, &mut visible, bad),
+        _ => text(&mut lines, corpus.split, &mut visible, bad),
     }
 }
 
@@ -82,33 +95,49 @@ struct Lines<'a> {
     reader: BufReader<Box<dyn Read>>,
     line: u64,
     limit: usize,
+    /// Whether what is too long is read past.
+    forgiving: bool,
 }
 
 impl Lines<'_> {
-    /// Reads the next line with its line end into `buffer`; `false` at the end of the file.
-    fn next(&mut self, buffer: &mut Vec<u8>) -> Result<bool> {
+    /// Reads the next line with its line end into `buffer`; `None` at the end of the file, and an error in its place where it is too long (it is passed over).
+    fn next(&mut self, buffer: &mut Vec<u8>) -> Result<Option<std::result::Result<(), Error>>> {
         buffer.clear();
         self.line += 1;
+        let mut too_long = false;
+        let mut empty = true;
         loop {
             let available = match self.reader.fill_buf() {
                 Ok(bytes) => bytes,
                 Err(e) if e.kind() == std::io::ErrorKind::Interrupted => continue,
                 Err(e) => return Err(self.unreadable(e)),
             };
-            if available.is_empty() {
-                return Ok(!buffer.is_empty());
-            }
             let newline = available.iter().position(|&b| b == b'\n');
             let count = newline.map_or(available.len(), |at| at + 1);
+            let ends = newline.is_some() || count == 0;
+            empty &= count == 0;
             if buffer.len() + count > self.limit {
-                return Err(self.fault(format!("the line is longer than {} bytes; is this the right format?", self.limit)));
+                too_long = true;
+                buffer.clear();
+                if !self.forgiving {
+                    return Ok(Some(Err(self.too_long())));
+                }
+            } else if !too_long {
+                buffer.extend_from_slice(&available[..count]);
             }
-            buffer.extend_from_slice(&available[..count]);
             self.reader.consume(count);
-            if newline.is_some() {
-                return Ok(true);
+            if ends {
+                return Ok(match (empty, too_long) {
+                    (true, _) => None,
+                    (_, true) => Some(Err(self.too_long())),
+                    _ => Some(Ok(())),
+                });
             }
         }
+    }
+
+    fn too_long(&self) -> Error {
+        self.fault(format!("the line is longer than {} bytes; is this the right format?", self.limit))
     }
 
     /// The line as text, without a byte order mark in the first one.
@@ -132,60 +161,93 @@ impl Lines<'_> {
     }
 }
 
-/// One document a line; blank lines are left out.
-fn jsonl(lines: &mut Lines, field: &str, each: &mut dyn FnMut(RawDocument) -> Result<()>) -> Result<()> {
-    let mut buffer = Vec::new();
-    while lines.next(&mut buffer)? {
-        let line = lines.utf8(&buffer)?;
-        if line.trim().is_empty() {
-            continue;
+/// Passes an error about one document on, or tells it and goes on.
+pub(super) fn forgive(result: Result<()>, bad: &mut OnBad) -> Result<()> {
+    match (result, bad) {
+        (Err(error @ Error::File { .. }), Some(bad)) => {
+            bad(BadRecord { error: error.to_string() });
+            Ok(())
         }
-        let mut parser = serde_json::Deserializer::from_str(line);
-        let found = TextField(field).deserialize(&mut parser).and_then(|found| parser.end().map(|()| found));
-        // serde_json counts lines from the start of its input, which is always one line here.
-        let found = found.map_err(|e| {
-            let full = e.to_string();
-            let what = full.rsplit_once(" at line ").map_or(full.as_str(), |(what, _)| what);
-            lines.fault(format!("not a valid JSON object: {what} (column {})", e.column()))
-        })?;
-        let text = match found {
-            Some(serde_json::Value::String(text)) => text,
-            Some(other) => return Err(lines.fault(format!("the field {field:?} must be a string, found {}", type_name(&other)))),
-            None => {
-                return Err(lines.fault(format!("the object has no field {field:?}; set `text_field` to the field that holds the text")));
-            }
-        };
-        each(RawDocument { text, line: lines.line })?;
+        (result, _) => result,
+    }
+}
+
+/// One document a line; blank lines are left out.
+fn jsonl(lines: &mut Lines, field: &str, each: &mut dyn FnMut(RawDocument) -> Result<()>, mut bad: OnBad) -> Result<()> {
+    let mut buffer = Vec::new();
+    while let Some(read) = lines.next(&mut buffer)? {
+        let text = read.and_then(|()| text_of(lines, &buffer, field));
+        match text {
+            Ok(Some(text)) => each(RawDocument { text, line: lines.line })?,
+            Ok(None) => {}
+            Err(error) => forgive(Err(error), &mut bad)?,
+        }
     }
     Ok(())
 }
 
-/// Plain text, cut as `split` says.
-fn text(lines: &mut Lines, split: Split, each: &mut dyn FnMut(RawDocument) -> Result<()>) -> Result<()> {
+/// The text of one line of JSON; `None` for a blank one.
+fn text_of(lines: &Lines, buffer: &[u8], field: &str) -> Result<Option<String>> {
+    let line = lines.utf8(buffer)?;
+    if line.trim().is_empty() {
+        return Ok(None);
+    }
+    let mut parser = serde_json::Deserializer::from_str(line);
+    let found = TextField(field).deserialize(&mut parser).and_then(|found| parser.end().map(|()| found));
+    // serde_json counts lines from the start of its input, which is always one line here.
+    let found = found.map_err(|e| {
+        let full = e.to_string();
+        let what = full.rsplit_once(" at line ").map_or(full.as_str(), |(what, _)| what);
+        lines.fault(format!("not a valid JSON object: {what} (column {})", e.column()))
+    })?;
+    match found {
+        Some(serde_json::Value::String(text)) => Ok(Some(text)),
+        Some(other) => Err(lines.fault(format!("the field {field:?} must be a string, found {}", type_name(&other)))),
+        None => Err(lines.fault(format!("the object has no field {field:?}; set `text_field` to the field that holds the text"))),
+    }
+}
+
+/// Plain text, cut as `split` says. A document with a line that cannot be read is left out as a whole.
+fn text(lines: &mut Lines, split: Split, each: &mut dyn FnMut(RawDocument) -> Result<()>, mut bad: OnBad) -> Result<()> {
     let mut buffer = Vec::new();
     let mut document = RawDocument { text: String::new(), line: 1 };
-    while lines.next(&mut buffer)? {
-        let line = lines.utf8(&buffer)?;
+    let mut spoilt = false;
+    while let Some(read) = lines.next(&mut buffer)? {
+        let line = match read.and_then(|()| lines.utf8(&buffer)) {
+            Ok(line) => line,
+            Err(error) => {
+                if !std::mem::replace(&mut spoilt, split != Split::Lines) {
+                    forgive(Err(error), &mut bad)?;
+                }
+                document.text.clear();
+                continue;
+            }
+        };
         let blank = line.trim().is_empty();
         let ends = match split {
             Split::File => false,
             Split::BlankLines => blank,
             Split::Lines => true,
         };
-        if !(ends && blank) {
+        if !spoilt && !(ends && blank) {
             if document.text.is_empty() {
                 document.line = lines.line;
             }
             if document.text.len() + line.len() > lines.limit {
-                return Err(lines.fault(format!(
+                let error = lines.fault(format!(
                     "the document that begins at line {} is longer than {} bytes; set `split` to \"blank-lines\" or \"lines\"",
                     document.line, lines.limit
-                )));
+                ));
+                forgive(Err(error), &mut bad)?;
+                spoilt = true;
+                document.text.clear();
+            } else {
+                document.text.push_str(line);
             }
-            document.text.push_str(line);
         }
         if ends {
             emit(&mut document, split, each)?;
+            spoilt = false;
         }
     }
     emit(&mut document, split, each)

@@ -13,6 +13,7 @@ use super::batch::{Batch, IGNORE};
 use super::cache::{OnProgress, TokenCache};
 use super::corpus::{CorpusConfig, Format, Split, default_text_field};
 use super::order::Permutation;
+use super::rows::Rows;
 use crate::error::{Error, Result};
 
 /// One weighted source of training text.
@@ -33,6 +34,9 @@ pub struct TrainSource {
     /// How plain text files are cut into documents.
     #[serde(default)]
     pub split: Split,
+    /// Whether documents that cannot be read are left out and counted, rather than an error.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub skip_bad_records: bool,
 }
 
 fn default_weight() -> f64 {
@@ -43,11 +47,18 @@ impl TrainSource {
     /// A source at `path` with weight 1, read in the default way.
     pub fn new(path: impl Into<String>) -> Self {
         let corpus = CorpusConfig::new(path);
-        Self { path: corpus.path, weight: default_weight(), text_field: corpus.text_field, format: corpus.format, split: corpus.split }
+        let CorpusConfig { path, text_field, format, split, skip_bad_records } = corpus;
+        Self { path, weight: default_weight(), text_field, format, split, skip_bad_records }
     }
 
     fn corpus(&self) -> CorpusConfig {
-        CorpusConfig { path: self.path.clone(), text_field: self.text_field.clone(), format: self.format, split: self.split }
+        CorpusConfig {
+            path: self.path.clone(),
+            text_field: self.text_field.clone(),
+            format: self.format,
+            split: self.split,
+            skip_bad_records: self.skip_bad_records,
+        }
     }
 }
 
@@ -65,28 +76,54 @@ pub struct StreamConfig {
     /// Documents of a source that are open at a time; with 1, a long document fills whole batches.
     #[serde(default = "default_open_documents")]
     pub open_documents: usize,
+    /// Whether documents are put one after another until a window is full; otherwise every window is one whole document, filled up at its end.
+    #[serde(default = "packing_is_default", skip_serializing_if = "is_packing")]
+    pub packing: bool,
+    /// Only what follows the last occurrence of this text in a document counts in the loss: the answer, and not its question. Without `packing` only.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub response_template: Option<String>,
 }
 
 fn default_open_documents() -> usize {
     8
 }
 
+fn packing_is_default() -> bool {
+    true
+}
+
+fn is_packing(packing: &bool) -> bool {
+    *packing
+}
+
 impl StreamConfig {
     /// A stream of `sources`, packed to `sequence_length`, without document masks.
     pub fn new(sources: Vec<TrainSource>, sequence_length: usize) -> Self {
-        Self { train: sources, sequence_length, document_mask: false, open_documents: default_open_documents() }
+        Self {
+            train: sources,
+            sequence_length,
+            document_mask: false,
+            open_documents: default_open_documents(),
+            packing: packing_is_default(),
+            response_template: None,
+        }
     }
 
     /// Checks what can be checked without touching a file.
     ///
     /// # Errors
-    /// When there is no source, a weight is not a positive number, or a length is zero.
+    /// When there is no source, a weight is not a positive number, a length is zero, or there is a template and `packing`.
     pub fn validate(&self) -> Result<()> {
         if self.train.is_empty() {
             return Err(Error::usage("data.train names no corpus"));
         }
         if self.sequence_length == 0 || self.sequence_length > 1 << 24 {
             return Err(Error::usage(format!("data.sequence_length must be 1 to {}, found {}", 1 << 24, self.sequence_length)));
+        }
+        if self.packing && self.response_template.is_some() {
+            return Err(Error::usage(
+                "data.response_template: answers are told from questions only where every window is one document\n  hint: packing = false",
+            ));
         }
         if self.open_documents == 0 || self.open_documents > 1 << 16 {
             return Err(Error::usage(format!("data.open_documents must be 1 to {}, found {}", 1 << 16, self.open_documents)));
@@ -151,6 +188,8 @@ pub struct TrainStream {
     document_mask: bool,
     end_of_text: Option<u32>,
     seed: u64,
+    /// Where every window is one document.
+    rows: Option<Rows>,
 }
 
 impl TrainStream {
@@ -159,7 +198,8 @@ impl TrainStream {
     /// Relative paths start at `base`.
     ///
     /// # Errors
-    /// When the configuration is invalid or a corpus cannot be read, is empty, or cannot be cached.
+    /// When the configuration is invalid or a corpus cannot be read, is empty, or cannot be cached; without `packing` when a document does not fit a window
+    /// or lacks the template.
     pub fn new(
         config: &StreamConfig,
         base: &Path,
@@ -170,11 +210,16 @@ impl TrainStream {
     ) -> Result<Self> {
         config.validate()?;
         let total: f64 = config.train.iter().map(|source| source.weight).sum();
+        let rows = if config.packing { None } else { Some(Rows::new(config, encoder)?) };
+        let lanes = if rows.is_some() { 1 } else { config.open_documents };
         let mut sources = Vec::with_capacity(config.train.len());
         for (index, source) in config.train.iter().enumerate() {
             let cache = TokenCache::open(&source.corpus(), base, cache_folder, encoder, progress)?;
+            if let Some(rows) = &rows {
+                rows.check(&cache, &source.path)?;
+            }
             let mut source = Source::new(cache, source.weight / total, index as u64, seed);
-            source.state.lanes = (0..config.open_documents).map(|_| source.open_next(seed)).collect();
+            source.state.lanes = (0..lanes).map(|_| source.open_next(seed)).collect();
             sources.push(source);
         }
         Ok(Self {
@@ -183,6 +228,7 @@ impl TrainStream {
             document_mask: config.document_mask,
             end_of_text: encoder.end_of_text(),
             seed,
+            rows,
         })
     }
 
@@ -197,11 +243,15 @@ impl TrainStream {
             sequence_length: self.sequence_length,
             tokens: Vec::with_capacity(size),
             targets: Vec::with_capacity(size),
-            document_starts: self.document_mask.then(|| Vec::with_capacity(size)),
+            document_starts: (self.document_mask && self.rows.is_none()).then(|| Vec::with_capacity(size)),
         };
         for _ in 0..batch_size {
             let source = self.choose();
-            self.sources[source].window(self.sequence_length, self.end_of_text, self.seed, &mut batch)?;
+            let source = &mut self.sources[source];
+            match &self.rows {
+                None => source.window(self.sequence_length, self.end_of_text, self.seed, &mut batch)?,
+                Some(rows) => source.row(rows, self.seed, &mut batch)?,
+            }
         }
         Ok(batch)
     }
@@ -312,6 +362,14 @@ impl Source {
         }
         self.state.tokens += length as u64;
         self.state.lanes[lane_index] = lane;
+        Ok(())
+    }
+
+    /// Appends a window that is the next document, and nothing else.
+    fn row(&mut self, rows: &Rows, seed: u64, batch: &mut Batch) -> Result<()> {
+        rows.append(&self.cache, self.state.lanes[0].document, batch)?;
+        self.state.tokens += batch.sequence_length as u64;
+        self.state.lanes[0] = self.open_next(seed);
         Ok(())
     }
 

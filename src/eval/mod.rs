@@ -1,10 +1,12 @@
-//! Measuring what was learnt and what was forgotten: perplexity on held-out corpora and the drift of the base's representation.
+//! Measuring what was learnt and what was forgotten: perplexity on held-out corpora, the drift of the base's representation, and the tasks of
+//! lm-evaluation-harness.
 
 pub mod perplexity;
 pub mod questions;
 pub mod representation;
 mod result;
 mod routed;
+pub mod suite;
 mod summary;
 
 use crate::data::windows::WindowConfig;
@@ -17,6 +19,7 @@ pub use questions::{Question, QuestionResult, questions};
 pub use representation::Reference;
 pub use result::{CorpusResult, Evaluation, Group, HeadResult, Representation, RouterResult, format_perplexity};
 pub use routed::{TracedDecision, TracedToken};
+pub use suite::{Suite, SuiteResult};
 pub use summary::{Summary, table as summary_table};
 
 /// The name of a head in files, metrics and tables.

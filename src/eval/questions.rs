@@ -48,8 +48,11 @@ pub fn questions(
     routers: &[Router],
 ) -> Result<Vec<QuestionResult>> {
     route::check(model, routers)?;
-    let extras = Extras { cosine: routers.iter().any(|router| router.needs_cosine()), hidden: false };
-    ask(questions, window, batch_size, (model.heads(), routers), |batch| model.score_with(batch, extras))
+    let cosine = routers.iter().any(|router| router.needs_cosine());
+    let contrast = routers.iter().any(|router| router.needs_contrast());
+    let extras = Extras { cosine, contrast, hidden: false };
+    let routes: Vec<Route> = routers.iter().map(|&router| Route::new(router, model.heads().len()).with_gate(model.gate())).collect();
+    ask(questions, window, batch_size, (model.heads(), &routes), |batch| model.score_with(batch, extras))
 }
 
 /// Where a question's answer is predicted in a batch.
@@ -66,7 +69,7 @@ fn ask(
     questions: &[Question],
     window: usize,
     batch_size: usize,
-    (heads, routers): (&[Head], &[Router]),
+    (heads, routes): (&[Head], &[Route]),
     mut score: impl FnMut(&Batch) -> Result<Scores>,
 ) -> Result<Vec<QuestionResult>> {
     if questions.is_empty() || batch_size == 0 {
@@ -81,7 +84,8 @@ fn ask(
             window + 1
         )));
     }
-    let speakers: Vec<Speaker> = heads.iter().map(|&head| Speaker::Head(head)).chain(routers.iter().map(|&r| Speaker::Router(r))).collect();
+    let speakers: Vec<Speaker> =
+        heads.iter().map(|&head| Speaker::Head(head)).chain(routes.iter().map(|r| Speaker::Router(r.router()))).collect();
     let mut tallies = vec![Tally::default(); speakers.len()];
     let mut rest = questions;
     while !rest.is_empty() {
@@ -94,7 +98,7 @@ fn ask(
                         let answer = place.first..place.first + place.len;
                         tallies[index].add(answer.map(|at| (f64::from(scores.log_probs[index][at]), scores.correct[index][at])));
                     }
-                    Speaker::Router(router) => tallies[index].add(routed(*router, heads.len(), &scores, place).into_iter()),
+                    Speaker::Router(_) => tallies[index].add(routed(routes[index - heads.len()].clone(), &scores, place).into_iter()),
                 }
             }
         }
@@ -129,14 +133,13 @@ impl Tally {
 }
 
 /// The answer at `place` under a router that has read the prompt.
-fn routed(router: Router, heads: usize, scores: &Scores, place: &Place) -> Vec<(f64, bool)> {
-    let mut route = Route::new(router, heads);
+fn routed(mut route: Route, scores: &Scores, place: &Place) -> Vec<(f64, bool)> {
     let mut answer = Vec::with_capacity(place.len);
     for at in place.start..place.first + place.len {
         let of = |rows: &[Vec<f32>]| rows.iter().map(|row| row[at]).collect::<Vec<f32>>();
         let (log_probs, largest) = (of(&scores.log_probs), of(&scores.largest));
         let cosine = scores.cosine.get(at).copied().unwrap_or_default();
-        let signals = Signals { largest: &largest, cosine };
+        let signals = Signals { largest: &largest, cosine, contrast: scores.contrast.get(at).copied() };
         if at >= place.first {
             let decision = route.decide(signals);
             answer.push((decision.log_prob(&log_probs), scores.correct[decision.speaker(&largest)][at]));
@@ -248,7 +251,8 @@ mod tests {
             Ok(Scores { log_probs, correct, largest: vec![of(-0.1, -1.0), of(-2.0, -0.2)], ..Scores::default() })
         };
         let asked = [Question { prompt: vec![1, 2, 3, 4], answer: vec![100, 101] }, Question { prompt: vec![5], answer: vec![102] }];
-        let results = ask(&asked, 16, 2, (heads, &routers), score).unwrap();
+        let routes = routers.map(|router| Route::new(router, heads.len()));
+        let results = ask(&asked, 16, 2, (heads, &routes), score).unwrap();
         let names: Vec<String> = results.iter().map(|r| r.head.to_string()).collect();
         assert_eq!(names, ["preservation", "adaptation", "bayes:share=0", "confidence", "adapt"]);
         let right: Vec<f64> = results.iter().map(|r| r.first_token_accuracy).collect();

@@ -3,6 +3,7 @@
 use serde::Serialize;
 
 use super::head_name;
+use super::suite::SuiteResult;
 use super::summary::{self, Summary};
 use crate::model::Head;
 use crate::report::{Align, Table};
@@ -31,6 +32,9 @@ pub struct Evaluation {
     pub leading_token: Option<u32>,
     /// One entry a corpus, in the order they were asked for.
     pub corpora: Vec<CorpusResult>,
+    /// Multiple-choice tasks; absent where none was asked for.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub suite: Option<SuiteResult>,
     /// Forgetting and learning, one entry a head and router; empty where no corpus has a group.
     #[serde(skip_serializing_if = "Vec::is_empty")]
     pub summary: Vec<Summary>,
@@ -256,6 +260,7 @@ mod tests {
                 representation: Some(Representation { cosine: 0.95, smallest_cosine: 0.5, positions: 100 }),
                 seconds: 1.5,
             }],
+            suite: None,
             summary: Vec::new(),
         }
     }

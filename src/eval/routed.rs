@@ -1,5 +1,7 @@
 //! Routers measured over documents, beside the heads they choose between.
 
+use std::sync::Arc;
+
 use serde::Serialize;
 
 use super::result::RouterResult;
@@ -7,7 +9,7 @@ use crate::data::batch::IGNORE;
 use crate::data::windows::ScoredBatch;
 use crate::error::Result;
 use crate::model::{Head, Scores};
-use crate::route::{Route, Router, Signals};
+use crate::route::{Gate, Route, Router, Signals};
 
 /// Called with every scored token, document by document and in the order of the text; an error ends the evaluation.
 pub type OnToken<'a> = &'a mut dyn FnMut(&TracedToken<'_>) -> Result<()>;
@@ -68,9 +70,9 @@ struct Sums {
 }
 
 impl<'a> Routed<'a> {
-    pub fn new(routers: &[Router], heads: &[Head], on_token: Option<OnToken<'a>>) -> Self {
+    pub fn new(routers: &[Router], heads: &[Head], gate: Option<&Arc<Gate>>, on_token: Option<OnToken<'a>>) -> Self {
         let start = |&router: &Router| Sums {
-            route: Route::new(router, heads.len()),
+            route: Route::new(router, heads.len()).with_gate(gate),
             nll: 0.0,
             of_document: 0.0,
             correct: 0,
@@ -88,6 +90,10 @@ impl<'a> Routed<'a> {
 
     pub fn needs_cosine(&self) -> bool {
         self.routes.iter().any(|sums| sums.route.router().needs_cosine())
+    }
+
+    pub fn needs_contrast(&self) -> bool {
+        self.routes.iter().any(|sums| sums.route.router().needs_contrast())
     }
 
     /// Takes the tokens of a batch.
@@ -112,7 +118,8 @@ impl<'a> Routed<'a> {
         let of = |rows: &[Vec<f32>]| rows.iter().map(|row| row[at]).collect::<Vec<f32>>();
         let (log_probs, largest) = (of(&scores.log_probs), of(&scores.largest));
         let cosine = scores.cosine.get(at).copied();
-        let signals = Signals { largest: &largest, cosine: cosine.unwrap_or_default() };
+        let contrast = scores.contrast.get(at).copied();
+        let signals = Signals { largest: &largest, cosine: cosine.unwrap_or_default(), contrast };
         let last = self.heads.len() - 1;
         let mut decisions = Vec::with_capacity(self.routes.len());
         for sums in &mut self.routes {
@@ -194,7 +201,7 @@ mod tests {
         let largest = vec![of(0, |p, _| p[1]), of(1, |p, _| p[0])];
         let correct = vec![vec![true; scored.batch.targets.len()], vec![false; scored.batch.targets.len()]];
         let cosine = of(0, |p, _| p[0] / 4.0);
-        Scores { log_probs, largest, correct, cosine, hidden: Vec::new() }
+        Scores { log_probs, largest, correct, cosine, ..Scores::default() }
     }
 
     fn run(documents: &[Vec<u32>], config: WindowConfig, routers: &[Router]) -> (Vec<RouterResult>, Vec<(usize, usize, f64)>) {
@@ -203,7 +210,7 @@ mod tests {
             traced.push((token.document, token.position, token.decisions.last().map_or(0.0, |d| d.adaptation_weight)));
             Ok(())
         };
-        let mut routed = Routed::new(routers, HEADS, Some(&mut on_token));
+        let mut routed = Routed::new(routers, HEADS, None, Some(&mut on_token));
         for scored in Windows::new(documents.iter().cloned().map(Ok), config).unwrap() {
             let scored = scored.unwrap();
             routed.add(&scored, &scores(&scored)).unwrap();

@@ -10,6 +10,7 @@ use crate::error::{Error, Result};
 use crate::grow::file::{self, BaseReference, Expansion, Manifest};
 use crate::grow::layout;
 use crate::grow::ring::{Ring, RingReference, Standing};
+use crate::hub;
 use crate::model::Head;
 
 /// The folder of a base that was taken along, in the folder of the newest ring.
@@ -95,7 +96,7 @@ pub fn import(source: &Path, widened: &Widened, ground: &Ground<'_>, out: &Path)
     let base = atomic::write_dir(out, |folder| {
         let (reference, shown) = match ground {
             Ground::Base(base) => {
-                let path = std::path::absolute(base.path()).map_err(|error| Error::io(base.path(), error))?;
+                let path = hub::absolute(base.path()).map_err(|error| Error::io(base.path(), error))?;
                 let reference = BaseReference { path, sha256: base.sha256()? };
                 (reference.clone(), reference)
             }
@@ -110,10 +111,10 @@ pub fn import(source: &Path, widened: &Widened, ground: &Ground<'_>, out: &Path)
             let newest = index + 1 == count;
             // Relative paths start at the folder that names them, so that all of it can be moved.
             let up = |path: PathBuf| if newest { path } else { Path::new("..").join(path) };
-            let base = BaseReference {
-                path: if reference.path.is_relative() { up(reference.path.clone()) } else { reference.path.clone() },
-                ..reference.clone()
-            };
+            let mut base = reference.clone();
+            if matches!(ground, Ground::Own) {
+                base.path = up(base.path);
+            }
             let inner = (0..index).map(|inner| RingReference {
                 path: up(ring_folder(inner + 1, count).into()),
                 sha256: widened.rings[inner].reference.sha256.clone(),

@@ -4,7 +4,8 @@ use serde::Serialize;
 
 use super::{Request, choose_head};
 use crate::error::{Error, Result};
-use crate::model::{Cache, Head, Model};
+use crate::model::{Cache, Extras, Head, Model};
+use crate::ops::contrast::{self, Contrast};
 use crate::route::{self, Decision, Route, Signals, log_normaliser};
 
 /// Which head spoke for a token.
@@ -36,6 +37,8 @@ pub(super) struct Routed {
     normalisers: Vec<f64>,
     /// Log-probability of each head's most probable token.
     largest: Vec<f32>,
+    /// How the last two heads differ, where the router asks.
+    contrast: Option<Contrast>,
     /// What was decided.
     decision: Option<Decision>,
 }
@@ -47,9 +50,9 @@ impl Voice {
             (Some(router), Some(_)) => Err(Error::usage(format!("router `{router}` chooses the head; a head cannot be asked for as well"))),
             (Some(router), None) => {
                 route::check(model, &[router])?;
-                let route = Route::new(router, model.heads().len());
+                let route = Route::new(router, model.heads().len()).with_gate(model.gate());
                 let (logits, normalisers, largest) = (Vec::new(), Vec::new(), Vec::new());
-                Ok(Self::Router(Box::new(Routed { route, logits, normalisers, largest, decision: None })))
+                Ok(Self::Router(Box::new(Routed { route, logits, normalisers, largest, contrast: None, decision: None })))
             }
             (None, head) => Ok(Self::Head(choose_head(model, head)?)),
         }
@@ -58,7 +61,7 @@ impl Voice {
     /// Reads on and returns the logits to choose the next token from. A router takes note of a prompt's tokens as of any others.
     pub fn read(&mut self, model: &Model, cache: &mut Cache, tokens: &[u32]) -> Result<Vec<f32>> {
         match self {
-            Self::Head(head) => Ok(model.step(cache, tokens)?.swap_remove(*head)),
+            Self::Head(head) => model.step_head(cache, tokens, *head),
             Self::Router(routed) => routed.read(model, cache, tokens),
         }
     }
@@ -75,11 +78,13 @@ impl Voice {
 impl Routed {
     fn read(&mut self, model: &Model, cache: &mut Cache, tokens: &[u32]) -> Result<Vec<f32>> {
         if cache.is_empty() && tokens.len() > 1 {
-            let (logits, scores) = model.read(cache, tokens, false)?;
+            let extras = Extras { contrast: self.route.router().needs_contrast(), ..Extras::default() };
+            let (logits, scores) = model.read(cache, tokens, extras)?;
             for at in 0..tokens.len() - 1 {
                 let of = |rows: &[Vec<f32>]| rows.iter().map(|row| row[at]).collect::<Vec<f32>>();
                 // Evidence depends on how sure the heads were, never on the cosine.
-                self.route.observe(Signals { largest: &of(&scores.largest), cosine: 0.0 }, &of(&scores.log_probs));
+                let contrast = scores.contrast.get(at).copied();
+                self.route.observe(Signals { largest: &of(&scores.largest), cosine: 0.0, contrast }, &of(&scores.log_probs));
             }
             self.logits = logits;
         } else {
@@ -92,7 +97,11 @@ impl Routed {
             (true, [first, .., last]) => crate::ops::cosine::one(first, last),
             _ => 0.0,
         };
-        let decision = self.route.decide(Signals { largest: &self.largest, cosine });
+        self.contrast = match (self.route.router().needs_contrast(), self.logits.as_slice()) {
+            (true, [.., before, newest]) => Some(contrast::one(before, newest)),
+            _ => None,
+        };
+        let decision = self.route.decide(Signals { largest: &self.largest, cosine, contrast: self.contrast });
         let mixed = decision.mix(&self.logits);
         self.decision = Some(decision);
         Ok(mixed)
@@ -101,7 +110,7 @@ impl Routed {
     fn observe(&mut self, heads: &[Head], token: u32) -> Option<(Head, f64)> {
         let log_probs = self.logits.iter().zip(&self.normalisers).map(|(row, n)| (f64::from(row[token as usize]) - n) as f32);
         let log_probs: Vec<f32> = log_probs.collect();
-        self.route.observe(Signals { largest: &self.largest, cosine: 0.0 }, &log_probs);
+        self.route.observe(Signals { largest: &self.largest, cosine: 0.0, contrast: self.contrast }, &log_probs);
         let decision = self.decision.take()?;
         Some((heads[decision.speaker(&log_probs)], decision.weight(heads.len() - 1)))
     }

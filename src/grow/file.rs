@@ -31,8 +31,14 @@ pub const MANIFEST_FILE: &str = "treering.json";
 /// The key of the safetensors metadata that holds the manifest.
 pub const METADATA_KEY: &str = "treering";
 
+/// The key of the safetensors metadata that holds the hash of the values, so that damaged ones are noticed.
+pub const HASH_KEY: &str = "treering.sha256";
+
 /// Longest header read: safetensors' own limit.
 const MAX_HEADER_BYTES: u64 = 100_000_000;
+
+/// Longest manifest read.
+const MAX_MANIFEST_BYTES: u64 = 16 << 20;
 
 /// Text beside the tensors of a file.
 pub type FileMetadata = BTreeMap<String, String>;
@@ -277,8 +283,11 @@ pub fn save(folder: impl AsRef<Path>, expansion: &Expansion) -> Result<()> {
 pub(crate) fn write_into(folder: &Path, Expansion { manifest, parameters }: &Expansion) -> Result<()> {
     let path = folder.join(MANIFEST_FILE);
     let json = |error| Error::file(&path, format!("the manifest cannot be written as JSON: {error}"));
-    let metadata =
-        FileMetadata::from([("format".into(), "pt".into()), (METADATA_KEY.into(), serde_json::to_string(manifest).map_err(json)?)]);
+    let metadata = FileMetadata::from([
+        ("format".into(), "pt".into()),
+        (METADATA_KEY.into(), serde_json::to_string(manifest).map_err(json)?),
+        (HASH_KEY.into(), ring::sha256(parameters)),
+    ]);
     save_parameters(folder.join(EXPANSION_FILE), parameters, &metadata)?;
     let text = serde_json::to_string_pretty(manifest).map_err(json)? + "\n";
     atomic::write_file(&path, |out| out.write_all(text.as_bytes()).at(&path))
@@ -290,6 +299,13 @@ pub(crate) fn write_into(folder: &Path, Expansion { manifest, parameters }: &Exp
 /// [`Error::Io`] where it is not there, [`Error::File`] where it is damaged or of a newer version.
 pub fn load_manifest(folder: impl AsRef<Path>) -> Result<Manifest> {
     let path = folder.as_ref().join(MANIFEST_FILE);
+    let size = std::fs::metadata(&path).at(&path)?.len();
+    if size > MAX_MANIFEST_BYTES {
+        return Err(Error::file(
+            &path,
+            format!("has {size} bytes, larger than {MAX_MANIFEST_BYTES}, which no description of an expansion is"),
+        ));
+    }
     let text = std::fs::read_to_string(&path).at(&path)?;
     parse_manifest(&path, &text)
 }
@@ -348,6 +364,14 @@ pub fn load_ring(folder: impl AsRef<Path>, config: &Config, base_sha256: &str, i
         .ok_or_else(|| Error::file(&path, format!("the metadata lacks `{METADATA_KEY}`: this is no expansion")))?;
     if parse_manifest(&path, inner)? != manifest {
         return Err(Error::file(&path, format!("describes another expansion than {MANIFEST_FILE} beside it: the files were mixed up")));
+    }
+    // Files of earlier versions have none.
+    if let Some(expected) = metadata.get(HASH_KEY) {
+        let found = ring::sha256(&parameters);
+        if *expected != found {
+            let message = format!("the file is damaged: the hash of its values is {found}, and `{HASH_KEY}` in its header {expected}");
+            return Err(Error::file(&path, message));
+        }
     }
     Ok(Expansion { manifest, parameters })
 }

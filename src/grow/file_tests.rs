@@ -174,6 +174,29 @@ fn headers_that_lie_are_refused() {
     }
 }
 
+/// A flipped bit of a value gives another value that is as good as the first, so nothing but the hash tells.
+#[test]
+fn a_bit_that_flipped_anywhere_is_found() {
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("grown");
+    save(&path, &expansion()).unwrap();
+    let file = path.join(EXPANSION_FILE);
+    let good = fs::read(&file).unwrap();
+    let header = 8 + u64::from_le_bytes(good[..8].try_into().unwrap()) as usize;
+    for at in (0..header).step_by(3).chain(header..good.len()) {
+        let mut flipped = good.clone();
+        flipped[at] ^= 1 << (at % 8);
+        fs::write(&file, &flipped).unwrap();
+        match load(&path, &config(), &hash()) {
+            Err(error) => {
+                assert!(matches!(&error, Error::File { .. }) && (at < header || error.to_string().contains("damaged")), "{error}")
+            }
+            // Blanks, or the name of another key of the metadata.
+            Ok(read) => assert!(at < header && read == expansion(), "a flip at {at} of {header} went unnoticed"),
+        }
+    }
+}
+
 #[test]
 fn manifests_that_do_not_fit_are_refused() {
     let folder = tempfile::tempdir().unwrap();

@@ -3,7 +3,7 @@
 use crate::checkpoint::Config;
 use crate::checkpoint::names::{self, Projection};
 use crate::error::{Error, Result};
-use crate::grow::sizes::{Growth, Module, Sizes};
+use crate::grow::sizes::{Growth, Sizes};
 use crate::model::Block;
 use crate::model::build::{self, added_shape, projection_shape};
 
@@ -78,13 +78,13 @@ pub fn embedding_parameters(config: &Config) -> Vec<Expected> {
 
 /// Every parameter of one layer of the base.
 pub fn layer_parameters(config: &Config, layer: usize) -> Vec<Expected> {
-    let hidden = config.hidden_size;
-    let mut all = vec![base(&names::input_layernorm(layer), &[hidden]), base(&names::post_attention_layernorm(layer), &[hidden])];
+    let norm = |of| base(&names::norm(layer, of), &[config.norm_size(of)]);
+    let mut all: Vec<Expected> = config.family.layer_norms().into_iter().map(norm).collect();
     for projection in Projection::ALL {
         let module = names::projection(layer, projection);
         let shape = projection_shape(config, projection);
         all.push(base(&module, &shape));
-        if has_bias(config, projection) {
+        if config.has_bias(projection) {
             all.push(Expected { name: names::bias(&module), block: Block::Base, shape: vec![shape[0]] });
         }
     }
@@ -99,13 +99,6 @@ pub fn norm_parameters(config: &Config) -> Vec<Expected> {
 /// The base's output projection, where it is not the embedding.
 pub fn head_parameters(config: &Config) -> Vec<Expected> {
     if config.tie_word_embeddings { Vec::new() } else { vec![base(names::LM_HEAD, &[config.vocab_size, config.hidden_size])] }
-}
-
-fn has_bias(config: &Config, projection: Projection) -> bool {
-    match projection.module() {
-        Module::Attention => config.attention_bias,
-        Module::Ffn => config.mlp_bias,
-    }
 }
 
 /// Number of parameters of an expansion around a plain base.
@@ -144,7 +137,7 @@ fn too_large(name: &str) -> Error {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::grow::sizes::Placement;
+    use crate::grow::sizes::{Module, Placement};
 
     #[test]
     fn the_block_of_every_parameter_follows_from_its_name() {

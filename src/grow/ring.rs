@@ -48,19 +48,24 @@ pub struct Ring {
 impl Ring {
     /// The ring with these values, found at `path`.
     pub fn new(path: PathBuf, growth: Growth, parameters: Vec<Parameter>) -> Self {
-        let mut hash = Sha256::new_with_prefix(b"treering ring 1\n");
-        let mut bytes = Vec::new();
-        for Parameter { name, shape, value, .. } in &parameters {
-            hash.update(format!("{name:?} {shape:?}\n").as_bytes());
-            for part in value.chunks(1 << 16) {
-                bytes.clear();
-                bytes.extend(part.iter().flat_map(|v| v.to_le_bytes()));
-                hash.update(&bytes);
-            }
-        }
-        let sha256 = hash.finalize().iter().map(|byte| format!("{byte:02x}")).collect();
+        let sha256 = sha256(&parameters);
         Self { growth, parameters, reference: RingReference { path, sha256 } }
     }
+}
+
+/// The hash of a ring with these values, in hexadecimal.
+pub(super) fn sha256(parameters: &[Parameter]) -> String {
+    let mut hash = Sha256::new_with_prefix(b"treering ring 1\n");
+    let mut bytes = Vec::new();
+    for Parameter { name, shape, value, .. } in parameters {
+        hash.update(format!("{name:?} {shape:?}\n").as_bytes());
+        for part in value.chunks(1 << 16) {
+            bytes.clear();
+            bytes.extend(part.iter().flat_map(|v| v.to_le_bytes()));
+            hash.update(&bytes);
+        }
+    }
+    hash.finalize().iter().map(|byte| format!("{byte:02x}")).collect()
 }
 
 /// The added sizes of rings.

@@ -1,12 +1,12 @@
 //! Building a model from a checkpoint, and widening it.
 
-use super::layer::{Adapter, Layer, Linear, RingLayer, Widened};
+use super::layer::{Adapter, Layer, Linear, Norms, RingLayer, Widened};
 use super::{Adapters, Head, Model, Precision, Ring};
 use crate::baseline::{Baseline, Part, Source};
-use crate::checkpoint::names::{self, Projection};
-use crate::checkpoint::{BaseCheckpoint, Config};
+use crate::checkpoint::names::{self, Norm, Projection};
+use crate::checkpoint::{BaseCheckpoint, Config, QueryKeyNorm};
 use crate::error::{Error, Result};
-use crate::grow::sizes::{Growth, Module, Sizes};
+use crate::grow::sizes::{Growth, Sizes};
 use crate::model::parameter::{Block, Parameter};
 use crate::ops::lora::Dropout;
 use crate::ops::packed::Packed;
@@ -38,17 +38,33 @@ pub fn added_shape(c: &Config, s: &Sizes, projection: Projection) -> [usize; 2] 
     }
 }
 
+/// Values of the weight of the norm that the expansion adds beside a layer's.
+pub fn added_norm_size(c: &Config, s: &Sizes, norm: Norm) -> usize {
+    let heads = match norm {
+        Norm::Input | Norm::PostAttention | Norm::PostFeedforward => return s.hidden_size,
+        Norm::Query => s.num_attention_heads,
+        Norm::Key => s.num_key_value_heads,
+    };
+    if c.family.query_key_norm() == QueryKeyNorm::Projection { heads * c.head_dim } else { c.head_dim }
+}
+
 /// Name, block and shape of every parameter of an expansion, in the order of the layers: what [`Model::widen`] expects of a ring around `inner` ones.
 pub fn ring_parameters(c: &Config, inner: &[Sizes], growth: &Growth) -> Vec<(String, Block, Vec<usize>)> {
     let (s, e) = (&growth.sizes, growth.sizes.hidden_size);
-    let norm = |module: String| (names::block_weight(&module, Block::ExpansionNorm), Block::ExpansionNorm, vec![e]);
+    let norm = |module: &str, n: usize| (names::block_weight(module, Block::ExpansionNorm), Block::ExpansionNorm, vec![n]);
+    let norms = c.family.layer_norms();
     let mut all =
         vec![(names::block_weight(names::EMBED_TOKENS, Block::ExpansionEmbedding), Block::ExpansionEmbedding, vec![c.vocab_size, e])];
     for layer in 0..c.num_hidden_layers {
-        all.push(norm(names::input_layernorm(layer)));
+        // In the order of the computation: a norm before or behind each half, and those of queries and keys first of all but one.
+        let of = |wanted: &[Norm]| {
+            let here = wanted.iter().filter(|norm| norms.contains(norm));
+            here.map(|&n| norm(&names::norm(layer, n), added_norm_size(c, s, n))).collect::<Vec<_>>()
+        };
+        all.extend(of(&[Norm::Input, Norm::Query, Norm::Key]));
         for projection in Projection::ALL {
             if projection == Projection::Gate {
-                all.push(norm(names::post_attention_layernorm(layer)));
+                all.extend(of(&[Norm::PostAttention]));
             }
             let module = names::projection(layer, projection);
             let ([rows, columns], [rows_up, columns_up]) = (projection_shape(c, projection), added_shape(c, s, projection));
@@ -63,8 +79,9 @@ pub fn ring_parameters(c: &Config, inner: &[Sizes], growth: &Growth) -> Vec<(Str
                 push(own(Block::ExpansionToBase), Block::ExpansionToBase, rows, columns_up);
             }
         }
+        all.extend(of(&[Norm::PostFeedforward]));
     }
-    all.push(norm(names::NORM.to_string()));
+    all.push(norm(names::NORM, e));
     all.push((names::block_weight(names::LM_HEAD, Block::ExpansionHead), Block::ExpansionHead, vec![c.vocab_size, e]));
     all
 }
@@ -120,22 +137,23 @@ impl Builder<'_> {
     fn layer(&mut self, c: &Config, index: usize) -> Result<Layer> {
         let part = Part::Layer(index);
         let source = self.baseline.map_or(Source { layer: index, copy: false }, |b| b.source(self.checkpoint.config(), index));
-        let mut norm = |name: fn(usize) -> String| {
-            self.vector(part, names::weight(&name(index)), Some(names::weight(&name(source.layer))), c.hidden_size)
+        let mut norm = |of: Norm| {
+            let from = (!source.is_zero_norm(c, of)).then(|| names::weight(&names::norm(source.layer, of)));
+            self.vector(part, names::weight(&names::norm(index, of)), from, c.norm_size(of))
         };
-        let input_layernorm = norm(names::input_layernorm)?;
-        let post_attention_layernorm = norm(names::post_attention_layernorm)?;
+        let [first, second] = c.family.residual_norms();
+        let residual = [norm(first)?, norm(second)?];
+        let query_key = match c.family.query_key_norm() {
+            QueryKeyNorm::None => None,
+            QueryKeyNorm::Head | QueryKeyNorm::Projection => Some([norm(Norm::Query)?, norm(Norm::Key)?]),
+        };
         let mut linear = Vec::with_capacity(7);
         for projection in Projection::ALL {
             let (module, shape) = (names::projection(index, projection), projection_shape(c, projection));
-            let from = (!source.is_zero(projection)).then(|| names::projection(source.layer, projection));
+            let from = (!source.is_zero(c, projection)).then(|| names::projection(source.layer, projection));
             let weight = self.weight(part, &module, from.as_deref(), shape)?;
-            let biased = match projection.module() {
-                Module::Attention => c.attention_bias,
-                Module::Ffn => c.mlp_bias,
-            };
             let from = from.map(|module| names::bias(&module));
-            let bias = if biased { Some(self.vector(part, names::bias(&module), from, shape[0])?) } else { None };
+            let bias = if c.has_bias(projection) { Some(self.vector(part, names::bias(&module), from, shape[0])?) } else { None };
             let adapter = self.baseline.and_then(|b| b.adapter(projection)).map(|lora| {
                 let [a, b] = lora.pair(c, index, projection).map(|expected| Weight::Trained(self.parameter(lora.initial(expected))));
                 Adapter { a, b, number: (index * Projection::ALL.len() + projection as usize) as u64 }
@@ -143,7 +161,7 @@ impl Builder<'_> {
             linear.push(Linear { weight, bias, adapter });
         }
         let linear = linear.try_into().map_err(|_| Error::usage("a layer has seven projections"))?;
-        Ok(Layer { input_layernorm, post_attention_layernorm, linear })
+        Ok(Layer { norms: Norms { residual, query_key }, linear })
     }
 }
 
@@ -191,7 +209,21 @@ impl Model {
             _ => Adapters { scaling: 1.0, dropout: None },
         };
         let (rings, heads) = (Vec::new(), Head::of_rings(0));
-        Ok(Self { config: c, precision, embed_tokens, layers, norm, lm_head, rope, parameters, rings, heads, adapters, beside: None })
+        Ok(Self {
+            config: c,
+            precision,
+            embed_tokens,
+            layers,
+            norm,
+            lm_head,
+            rope,
+            parameters,
+            rings,
+            heads,
+            adapters,
+            beside: None,
+            gate: None,
+        })
     }
 
     /// Gives every trained parameter the value of the one of its name, as a checkpoint holds it.
@@ -244,8 +276,11 @@ impl Model {
         let norm = |module: &str| Vector::Trained(find(module, Block::ExpansionNorm).unwrap_or_default());
         let layers = (0..self.config.num_hidden_layers)
             .map(|layer| RingLayer {
-                input_layernorm: norm(&names::input_layernorm(layer)),
-                post_attention_layernorm: norm(&names::post_attention_layernorm(layer)),
+                norms: Norms {
+                    residual: self.config.family.residual_norms().map(|of| norm(&names::norm(layer, of))),
+                    query_key: (self.config.family.query_key_norm() != QueryKeyNorm::None)
+                        .then(|| [Norm::Query, Norm::Key].map(|of| norm(&names::norm(layer, of)))),
+                },
                 widened: Projection::ALL.map(|projection| {
                     let module = names::projection(layer, projection);
                     let from_rings = (1..=inner.len()).map(|ring| from_ring(&module, ring));
@@ -297,8 +332,7 @@ impl Model {
         self.lm_head.iter_mut().for_each(freeze_weight);
         freeze_vector(&mut self.norm);
         for layer in &mut self.layers {
-            freeze_vector(&mut layer.input_layernorm);
-            freeze_vector(&mut layer.post_attention_layernorm);
+            layer.norms.each_mut().for_each(freeze_vector);
             for linear in &mut layer.linear {
                 freeze_weight(&mut linear.weight);
                 linear.bias.iter_mut().for_each(freeze_vector);
@@ -313,8 +347,7 @@ impl Model {
             freeze_weight(&mut ring.lm_head);
             freeze_vector(&mut ring.norm);
             for layer in &mut ring.layers {
-                freeze_vector(&mut layer.input_layernorm);
-                freeze_vector(&mut layer.post_attention_layernorm);
+                layer.norms.each_mut().for_each(freeze_vector);
                 for widened in &mut layer.widened {
                     widened.reads.iter_mut().for_each(freeze_weight);
                     widened.expansion_to_base.iter_mut().for_each(freeze_weight);

@@ -46,7 +46,7 @@ impl Cache {
 }
 
 impl KeyValues {
-    /// Appends the keys and values of new tokens and attends from their queries to everything so far.
+    /// Appends the keys and values of new tokens and attends from their queries to everything so far that the heads look back over.
     ///
     /// # Shapes
     /// `q [new, query * dim]`, `k`, `v [new, key_value * dim]`, result as `q`.
@@ -59,7 +59,8 @@ impl KeyValues {
         let mut out = Tensor::scratch(q.rows(), q.cols());
         let width = heads.key_value * heads.dim;
         let (keys, values) = (Sequences::packed(&self.keys, total, width), Sequences::packed(&self.values, total, width));
-        attention::forward(&shape, q.data(), keys, values, None, out.data_mut(), None);
+        let starts = attention::window_starts(&shape, None, heads.window);
+        attention::forward(&shape, q.data(), keys, values, starts.as_deref(), out.data_mut(), None);
         out
     }
 }

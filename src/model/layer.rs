@@ -33,19 +33,33 @@ pub(super) struct Widened {
     pub(super) expansion_to_base: Option<Weight>,
 }
 
+/// The norms of one stream in a layer.
+#[derive(Debug)]
+pub(super) struct Norms {
+    /// The attention's and the feed-forward network's: of what they read, or where the family has post-norms, of what they write.
+    pub(super) residual: [Vector; 2],
+    /// Of queries and keys.
+    pub(super) query_key: Option<[Vector; 2]>,
+}
+
+impl Norms {
+    /// All of them, one by one.
+    pub(super) fn each_mut(&mut self) -> impl Iterator<Item = &mut Vector> {
+        self.residual.iter_mut().chain(self.query_key.iter_mut().flatten())
+    }
+}
+
 /// A decoder layer of the base; the seven linear modules in the order of [`Projection::ALL`].
 #[derive(Debug)]
 pub(super) struct Layer {
-    pub(super) input_layernorm: Vector,
-    pub(super) post_attention_layernorm: Vector,
+    pub(super) norms: Norms,
     pub(super) linear: [Linear; 7],
 }
 
 /// A ring's part of a decoder layer.
 #[derive(Debug)]
 pub(super) struct RingLayer {
-    pub(super) input_layernorm: Vector,
-    pub(super) post_attention_layernorm: Vector,
+    pub(super) norms: Norms,
     pub(super) widened: [Widened; 7],
 }
 
@@ -72,11 +86,7 @@ impl Model {
         sequence: &Arc<Sequence>,
         cache: Option<&mut LayerCache>,
     ) -> Streams {
-        let layer = &self.layers[index];
-        let rings = || self.rings.iter().map(move |ring| &ring.layers[index]);
-
-        let weights = std::iter::once(&layer.input_layernorm).chain(rings().map(|ring| &ring.input_layernorm));
-        let h = self.norms(tape, &streams, weights);
+        let h = self.half_input(tape, index, 0, &streams);
         let [q, k, v] = [Projection::Q, Projection::K, Projection::V].map(|p| self.project(tape, index, p, &h, None));
         let mut caches = cache.into_iter().flatten();
         let attended: Streams = q
@@ -84,17 +94,49 @@ impl Model {
             .zip(k)
             .zip(v)
             .enumerate()
-            .map(|(stream, ((q, k), v))| self.attend(tape, (q, k, v), self.attention_heads(stream), sequence, caches.next()))
+            .map(|(stream, ((q, k), v))| self.attend(tape, [index, stream], (q, k, v), sequence, caches.next()))
             .collect();
-        let streams = self.project(tape, index, Projection::O, &attended, Some(&streams));
+        let streams = self.half_output(tape, index, 0, Projection::O, &attended, &streams);
         drop(attended);
 
-        let weights = std::iter::once(&layer.post_attention_layernorm).chain(rings().map(|ring| &ring.post_attention_layernorm));
-        let h = self.norms(tape, &streams, weights);
+        let h = self.half_input(tape, index, 1, &streams);
         let [gate, up] = [Projection::Gate, Projection::Up].map(|p| self.project(tape, index, p, &h, None));
         drop(h);
         let channels: Streams = gate.into_iter().zip(up).map(|(gate, up)| tape.swiglu(gate, up)).collect();
-        self.project(tape, index, Projection::Down, &channels, Some(&streams))
+        self.half_output(tape, index, 1, Projection::Down, &channels, &streams)
+    }
+
+    /// What half `half` of a layer reads of the streams: all of each normalised, or as it is where the family has post-norms.
+    fn half_input<'m>(&'m self, tape: &mut Tape<'m>, index: usize, half: usize, streams: &[Var]) -> Streams {
+        if self.config.family.has_post_norms() { streams.to_vec() } else { self.norms(tape, streams, self.residual_norms(index, half)) }
+    }
+
+    /// The streams after half `half` of a layer, whose last projection writes to them: what it writes is normalised where the family has post-norms.
+    fn half_output<'m>(
+        &'m self,
+        tape: &mut Tape<'m>,
+        index: usize,
+        half: usize,
+        projection: Projection,
+        inputs: &[Var],
+        streams: &[Var],
+    ) -> Streams {
+        if !self.config.family.has_post_norms() {
+            return self.project(tape, index, projection, inputs, Some(streams));
+        }
+        let written = self.project(tape, index, projection, inputs, None);
+        let normed = self.norms(tape, &written, self.residual_norms(index, half));
+        drop(written);
+        streams.iter().zip(normed).map(|(x, y)| tape.add(x, y)).collect()
+    }
+
+    /// A layer's norms of the base stream and of each ring's.
+    fn layer_norms(&self, index: usize) -> impl Iterator<Item = &Norms> {
+        std::iter::once(&self.layers[index].norms).chain(self.rings.iter().map(move |ring| &ring.layers[index].norms))
+    }
+
+    fn residual_norms(&self, index: usize, half: usize) -> impl Iterator<Item = &Vector> {
+        self.layer_norms(index).map(move |norms| &norms.residual[half])
     }
 
     /// Every stream normalised by itself, each with its own weight.
@@ -137,15 +179,20 @@ impl Model {
         tape.scale(low, self.adapters.scaling)
     }
 
-    /// Rotary embedding and attention of one stream, over the cached keys and values too where there are some.
+    /// Norms of queries and keys, rotary embedding and attention of one stream, over the cached keys and values too where there are some.
     fn attend<'m>(
         &'m self,
         tape: &mut Tape<'m>,
-        (q, k, v): (Var, Var, Var),
-        heads: Heads,
+        [index, stream]: [usize; 2],
+        (mut q, mut k, v): (Var, Var, Var),
         sequence: &Arc<Sequence>,
         cache: Option<&mut super::cache::KeyValues>,
     ) -> Var {
+        let heads = self.attention_heads(index, stream);
+        if let Some([of_q, of_k]) = self.layer_norms(index).nth(stream).and_then(|norms| norms.query_key.as_ref()) {
+            let eps = self.config.rms_norm_eps as f32;
+            (q, k) = (tape.rms_norm(&q, of_q, eps), tape.rms_norm(&k, of_k, eps));
+        }
         let q = tape.rope(q, &self.rope, sequence);
         let k = tape.rope(k, &self.rope, sequence);
         match cache {
@@ -154,13 +201,13 @@ impl Model {
         }
     }
 
-    /// The attention heads of the base stream (0) or of a ring's, counted from 1.
-    fn attention_heads(&self, stream: usize) -> Heads {
+    /// The attention heads of a layer's base stream (0) or of a ring's, counted from 1.
+    fn attention_heads(&self, index: usize, stream: usize) -> Heads {
         let c = &self.config;
         let (query, key_value) = match stream.checked_sub(1).map(|ring| self.rings[ring].growth.sizes) {
             None => (c.num_attention_heads, c.num_key_value_heads),
             Some(sizes) => (sizes.num_attention_heads, sizes.num_key_value_heads),
         };
-        Heads { query, key_value, dim: c.head_dim }
+        Heads { query, key_value, dim: c.head_dim, window: c.window(index) }
     }
 }

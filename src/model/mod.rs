@@ -1,9 +1,13 @@
-//! The decoder: a frozen or trained Llama-family base, and the rings around it.
+//! The decoder: a frozen or trained base, and the rings around it.
 
 pub mod build;
 mod cache;
+mod forest;
+#[cfg(test)]
+mod forest_tests;
 mod head;
 mod layer;
+mod one_head;
 pub mod parameter;
 mod precision;
 #[cfg(test)]
@@ -15,13 +19,16 @@ use crate::checkpoint::Config;
 use crate::data::batch::{Batch, IGNORE};
 use crate::error::{Error, Result};
 use crate::grow::sizes::Growth;
-use crate::ops::head::{self as logits, HeadScores, Part};
+use crate::ops::contrast::Contrast;
+use crate::ops::head::{self as logits, Compare, Compared, HeadScores, Part};
 use crate::ops::lora::Dropout;
 use crate::ops::on_workers;
 use crate::ops::recorded::Sequence;
 use crate::ops::rope::RopeTable;
 use crate::ops::tape::{Tape, Var, Vector, Weight};
+use crate::route::Gate;
 pub use cache::Cache;
+pub use forest::Forest;
 pub use head::Head;
 use layer::{Layer, RingLayer, Streams};
 pub use parameter::{Block, Gradients, Parameter};
@@ -48,6 +55,8 @@ pub struct Scores {
     pub largest: Vec<Vec<f32>>,
     /// Cosine of the first and the last head's logits, `[batch, seq]`, 0 where the target is ignored; empty unless asked for.
     pub cosine: Vec<f32>,
+    /// How the last head but one and the last differ, `[batch, seq]`, the default where the target is ignored; empty unless asked for.
+    pub contrast: Vec<Contrast>,
     /// Hidden state of the base stream behind each head, before the final norm, `[batch, seq, hidden_size]`; empty unless asked for.
     pub hidden: Vec<Vec<f32>>,
 }
@@ -59,11 +68,19 @@ pub struct Extras {
     pub hidden: bool,
     /// The cosine of the first and the last head's logits.
     pub cosine: bool,
+    /// The contrast of the last head but one and the last.
+    pub contrast: bool,
+}
+
+impl Extras {
+    fn compare(self) -> Compare {
+        Compare { cosine: self.cosine, contrast: self.contrast }
+    }
 }
 
 impl Scores {
-    fn new((heads, cosine): (Vec<HeadScores>, Vec<f32>)) -> Self {
-        let mut out = Self { cosine, ..Self::default() };
+    fn new((heads, compared): (Vec<HeadScores>, Compared)) -> Self {
+        let mut out = Self { cosine: compared.cosine, contrast: compared.contrast, ..Self::default() };
         for scores in heads {
             out.log_probs.push(scores.nll.iter().map(|v| -v).collect());
             out.correct.push(scores.correct);
@@ -92,7 +109,7 @@ struct Adapters {
     dropout: Option<Dropout>,
 }
 
-/// A Llama-family decoder, its base frozen or trained, widened or not: what `train`, `eval` and `generate` see.
+/// A decoder of one of the [families](crate::checkpoint::Family), its base frozen or trained, widened or not: what `train`, `eval` and `generate` see.
 #[derive(Debug)]
 pub struct Model {
     config: Config,
@@ -110,12 +127,24 @@ pub struct Model {
     adapters: Adapters,
     /// A base that speaks beside this model as its preservation head, see [`Model::beside`].
     beside: Option<Box<Model>>,
+    /// What was trained to tell its heads' texts apart.
+    gate: Option<Arc<Gate>>,
 }
 
 impl Model {
     /// The base's configuration.
     pub fn config(&self) -> &Config {
         &self.config
+    }
+
+    /// What was trained to choose between its heads, where something was.
+    pub fn gate(&self) -> Option<&Arc<Gate>> {
+        self.gate.as_ref()
+    }
+
+    /// Gives it a gate, for routers that ask one.
+    pub fn set_gate(&mut self, gate: Gate) {
+        self.gate = Some(Arc::new(gate));
     }
 
     /// The arithmetic of the products.
@@ -218,7 +247,7 @@ impl Model {
     /// # Errors
     /// A token outside the vocabulary, or a window longer than the model's positions.
     pub fn score(&self, batch: &Batch, with_hidden: bool) -> Result<Scores> {
-        self.score_with(batch, Extras { hidden: with_hidden, cosine: false })
+        self.score_with(batch, Extras { hidden: with_hidden, ..Extras::default() })
     }
 
     /// [`Model::score`], and what else is wanted.
@@ -240,7 +269,8 @@ impl Model {
             // Every other head reads the one base stream that all rings share.
             hidden.resize_with(self.heads.len(), || of(&adapted[0]));
         }
-        let scores = self.with_heads(&mut tape, preserved, adapted, |tape, heads| tape.head_scores(heads, &batch.targets, extras.cosine));
+        let scores =
+            self.with_heads(&mut tape, preserved, adapted, |tape, heads| tape.head_scores(heads, &batch.targets, extras.compare()));
         Ok(Scores { hidden, ..Scores::new(scores) })
     }
 
@@ -259,15 +289,15 @@ impl Model {
     }
 
     /// [`Model::step`], and what each head made of `tokens` themselves: position `i` of the scores is about token `i + 1`, and the last, whose
-    /// target is yet to come, is ignored. It is what a router learns from a prompt.
+    /// target is yet to come, is ignored. It is what a router learns from a prompt. Of `extras` there are no hidden states.
     ///
     /// # Errors
     /// As [`Model::step`].
-    pub fn read(&self, cache: &mut Cache, tokens: &[u32], cosine: bool) -> Result<(Vec<Vec<f32>>, Scores)> {
+    pub fn read(&self, cache: &mut Cache, tokens: &[u32], extras: Extras) -> Result<(Vec<Vec<f32>>, Scores)> {
         let targets: Vec<u32> = tokens.iter().skip(1).copied().chain([IGNORE]).collect();
         self.advance(cache, tokens, |tape, heads| {
             let logits = tape.head_logits(heads, tokens.len() - 1);
-            (logits, Scores::new(tape.head_scores(heads, &targets, cosine)))
+            (logits, Scores::new(tape.head_scores(heads, &targets, extras.compare())))
         })
     }
 
@@ -282,17 +312,22 @@ impl Model {
     }
 
     fn advance_here<'m, T>(&'m self, cache: &mut Cache, tokens: &[u32], read: impl FnOnce(&Tape<'m>, &[Part<'_, 'm>]) -> T) -> Result<T> {
+        let sequence = self.append(cache, tokens)?;
+        let mut tape = Tape::inference(&self.parameters, self.precision);
+        let (preserved, adapted) = self.streams(&mut tape, tokens, &sequence, Some(cache));
+        cache.length += tokens.len();
+        Ok(self.with_heads(&mut tape, preserved, adapted, read))
+    }
+
+    /// Where `tokens` stand behind what is in the cache.
+    fn append(&self, cache: &Cache, tokens: &[u32]) -> Result<Arc<Sequence>> {
         self.check_tokens(tokens)?;
         let (past, length) = (cache.length, tokens.len());
         if length == 0 || past + length > cache.capacity {
             return Err(Error::usage(format!("{length} tokens after {past} do not fit a context of {} tokens", cache.capacity)));
         }
         let positions = (past as u32..(past + length) as u32).collect();
-        let sequence = Arc::new(Sequence { batch: 1, length, positions, starts: None });
-        let mut tape = Tape::inference(&self.parameters, self.precision);
-        let (preserved, adapted) = self.streams(&mut tape, tokens, &sequence, Some(cache));
-        cache.length += length;
-        Ok(self.with_heads(&mut tape, preserved, adapted, read))
+        Ok(Arc::new(Sequence { batch: 1, length, positions, starts: None, forest: None }))
     }
 
     /// Lets `read` look at every head in the order of [`Model::heads`], each of which goes on from the one before it; only where the preserved
@@ -393,6 +428,6 @@ impl Model {
             return Err(Error::usage("document starts lie behind their tokens or are not one a token"));
         }
         let positions = (0..expected).map(|i| (i % length) as u32 - starts.as_ref().map_or(0, |s| s[i])).collect();
-        Ok(Arc::new(Sequence { batch: windows, length, positions, starts }))
+        Ok(Arc::new(Sequence { batch: windows, length, positions, starts, forest: None }))
     }
 }

@@ -1,6 +1,6 @@
 //! Rings around rings: what was learnt before is kept bit for bit, and only what is new carries gradients.
 
-use super::tests::{PRECISIONS, base, batch, check_gradients, config, growth, placements, ring};
+use super::tests::{PRECISIONS, base, batch, check_gradients, config, configs, growth, placements, ring};
 use super::*;
 use crate::grow::sizes::{Module, Placement, Sizes};
 
@@ -55,8 +55,7 @@ fn said(model: &Model) -> Vec<Said> {
 
 #[test]
 fn every_head_of_three_trained_rings_stays_as_it_was_bit_for_bit_before_and_after_training_the_next() {
-    for (tied, biased) in [(true, false), (false, true)] {
-        let c = config(tied, biased);
+    for c in configs() {
         for precision in PRECISIONS {
             for first in placements() {
                 let mut model = Model::from_base(&base(&c), precision, false).unwrap();
@@ -111,6 +110,33 @@ fn a_prompt_in_pieces_equals_one_prefill_with_every_stream_cached() {
             model.step(&mut parts, &b.tokens[..9]).unwrap();
             model.step(&mut parts, &b.tokens[9..20]).unwrap();
             assert_eq!(model.step(&mut parts, &b.tokens[20..]).unwrap(), expected);
+        }
+    }
+}
+
+#[test]
+fn a_head_alone_says_what_it_says_among_the_others_bit_for_bit() {
+    for precision in PRECISIONS {
+        let c = config(true, true);
+        let pair =
+            Model::from_base(&base(&c), precision, true).unwrap().beside(Model::from_base(&base(&c), precision, false).unwrap()).unwrap();
+        let mut one = Model::from_base(&base(&c), precision, false).unwrap();
+        add(&mut one, &growth(1, &[Module::Attention]), false);
+        for model in placements().iter().map(|growth| three(&c, precision, growth)).chain([one, pair]) {
+            let b = batch(2, 17, true);
+            let scores = model.score(&b, false).unwrap();
+            for head in 0..model.heads().len() {
+                let alone = model.score_head(&b, head).unwrap();
+                assert_eq!((alone.log_probs.len(), &alone.log_probs[0]), (1, &scores.log_probs[head]), "{head}");
+                assert_eq!((&alone.largest[0], &alone.correct[0]), (&scores.largest[head], &scores.correct[head]));
+                let (mut all, mut own) = (model.new_cache(32), model.new_cache(32));
+                for tokens in [&b.tokens[..9], &b.tokens[9..10], &b.tokens[10..17]] {
+                    let expected = model.step(&mut all, tokens).unwrap().swap_remove(head);
+                    assert_eq!(model.step_head(&mut own, tokens, head).unwrap(), expected, "{head}");
+                }
+                assert_eq!(own.len(), 17);
+            }
+            assert!(model.score_head(&b, 4).unwrap_err().to_string().contains("there is no head 4"));
         }
     }
 }

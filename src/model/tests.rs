@@ -2,8 +2,8 @@
 
 use super::build::ring_parameters;
 use super::*;
-use crate::checkpoint::BaseCheckpoint;
 use crate::checkpoint::names::{self, Projection};
+use crate::checkpoint::{BaseCheckpoint, Family};
 use crate::grow::sizes::{Module, Placement, Sizes};
 use rand_chacha::ChaCha8Rng;
 use rand_chacha::rand_core::{Rng, SeedableRng};
@@ -24,6 +24,21 @@ pub(crate) fn config(tied: bool, biased: bool) -> Config {
     c
 }
 
+/// Every family, and of Llama both kinds of embeddings and of biases; windows are narrower than the sequences of these tests.
+pub(crate) fn configs() -> Vec<Config> {
+    let family = |family, tied| Config { family, ..config(tied, false) };
+    vec![
+        config(true, false),
+        config(false, true),
+        Config { sliding_window: Some(5), ..family(Family::Mistral, false) },
+        Config { sliding_window: Some(6), full_attention_layers: vec![0, 2], ..family(Family::Qwen2, true) },
+        Config { attention_bias: true, ..family(Family::Qwen3, true) },
+        Config { sliding_window: Some(4), full_attention_layers: vec![1], ..family(Family::Qwen3, false) },
+        family(Family::Olmo2, false),
+        Config { attention_bias: true, ..family(Family::Olmo2, true) },
+    ]
+}
+
 pub(crate) fn base(c: &Config) -> BaseCheckpoint {
     let mut rng = ChaCha8Rng::seed_from_u64(1);
     let mut tensors = HashMap::new();
@@ -39,12 +54,13 @@ pub(crate) fn base(c: &Config) -> BaseCheckpoint {
         put(names::weight(names::LM_HEAD), &[c.vocab_size, c.hidden_size]);
     }
     for layer in 0..c.num_hidden_layers {
-        put(names::weight(&names::input_layernorm(layer)), &[c.hidden_size]);
-        put(names::weight(&names::post_attention_layernorm(layer)), &[c.hidden_size]);
+        for norm in c.family.layer_norms() {
+            put(names::weight(&names::norm(layer, norm)), &[c.norm_size(norm)]);
+        }
         for projection in Projection::ALL {
             let (module, shape) = (names::projection(layer, projection), build::projection_shape(c, projection));
             put(names::weight(&module), &shape);
-            if if projection.module() == Module::Attention { c.attention_bias } else { c.mlp_bias } {
+            if c.has_bias(projection) {
                 put(names::bias(&module), &shape[..1]);
             }
         }
@@ -52,7 +68,7 @@ pub(crate) fn base(c: &Config) -> BaseCheckpoint {
     BaseCheckpoint::from_memory(c.clone(), tensors, None).unwrap()
 }
 
-pub(super) fn growth(preserved_layers: usize, modules: &[Module]) -> Growth {
+pub(crate) fn growth(preserved_layers: usize, modules: &[Module]) -> Growth {
     let sizes = Sizes { hidden_size: 10, num_attention_heads: 2, num_key_value_heads: 1, intermediate_size: 12 };
     Growth { sizes, placement: Placement { preserved_layers, modules: modules.to_vec() } }
 }
@@ -62,7 +78,7 @@ fn expansion(c: &Config, growth: &Growth, fresh: bool) -> Vec<Parameter> {
 }
 
 /// Parameters of a ring around others; with `fresh` the head and W12 are zero as before training, else everything is random.
-pub(super) fn ring(c: &Config, inner: &[Sizes], growth: &Growth, fresh: bool) -> Vec<Parameter> {
+pub(crate) fn ring(c: &Config, inner: &[Sizes], growth: &Growth, fresh: bool) -> Vec<Parameter> {
     let mut rng = ChaCha8Rng::seed_from_u64(2 + inner.len() as u64);
     ring_parameters(c, inner, growth)
         .into_iter()
@@ -79,7 +95,7 @@ pub(super) fn ring(c: &Config, inner: &[Sizes], growth: &Growth, fresh: bool) ->
         .collect()
 }
 
-fn widened(c: &Config, precision: Precision, growth: Growth, fresh: bool) -> Model {
+pub(super) fn widened(c: &Config, precision: Precision, growth: Growth, fresh: bool) -> Model {
     let mut model = Model::from_base(&base(c), precision, false).unwrap();
     model.widen(growth.clone(), expansion(c, &growth, fresh)).unwrap();
     model
@@ -103,8 +119,7 @@ pub(super) fn placements() -> [Growth; 3] {
 
 #[test]
 fn widened_logits_equal_base_logits_bit_for_bit_before_training() {
-    let c = config(true, false);
-    for precision in PRECISIONS {
+    for (c, precision) in configs().into_iter().flat_map(|c| PRECISIONS.map(|precision| (c.clone(), precision))) {
         let base = Model::from_base(&base(&c), precision, false).unwrap();
         let expected = base.score(&batch(2, 17, false), false).unwrap();
         for growth in placements() {
@@ -117,8 +132,7 @@ fn widened_logits_equal_base_logits_bit_for_bit_before_training() {
 
 #[test]
 fn preservation_head_equals_base_bit_for_bit_whatever_the_expansion_is() {
-    for (tied, biased) in [(true, false), (false, true)] {
-        let c = config(tied, biased);
+    for c in configs() {
         for precision in PRECISIONS {
             let base = Model::from_base(&base(&c), precision, false).unwrap();
             let expected = base.score(&batch(2, 17, true), true).unwrap();
@@ -137,8 +151,7 @@ fn preservation_head_equals_base_bit_for_bit_whatever_the_expansion_is() {
 
 #[test]
 fn a_window_s_bits_do_not_depend_on_the_other_windows_or_the_thread_count() {
-    let c = config(false, false);
-    for precision in PRECISIONS {
+    for (c, precision) in configs().into_iter().flat_map(|c| PRECISIONS.map(|precision| (c.clone(), precision))) {
         let model = widened(&c, precision, placements()[2].clone(), false);
         let both = batch(2, 19, false);
         let all = |threads: usize, b: &Batch| {
@@ -162,9 +175,9 @@ fn a_window_s_bits_do_not_depend_on_the_other_windows_or_the_thread_count() {
 
 #[test]
 fn cached_steps_equal_one_prefill_bit_for_bit_and_freezing_changes_nothing() {
-    for precision in PRECISIONS {
+    for (c, precision) in configs().into_iter().flat_map(|c| PRECISIONS.map(|precision| (c.clone(), precision))) {
         for growth in placements() {
-            let mut model = widened(&config(true, true), precision, growth, false);
+            let mut model = widened(&c, precision, growth, false);
             let b = batch(1, 21, false);
             let (mut whole, mut parts) = (model.new_cache(64), model.new_cache(64));
             let expected = model.step(&mut whole, &b.tokens).unwrap();
@@ -183,7 +196,7 @@ fn cached_steps_equal_one_prefill_bit_for_bit_and_freezing_changes_nothing() {
             assert!(model.parameters().is_empty());
             assert_eq!(model.score(&b, false).unwrap().log_probs, scores.log_probs);
         }
-        let mut whole = Model::from_base(&base(&config(true, true)), precision, true).unwrap();
+        let mut whole = Model::from_base(&base(&c), precision, true).unwrap();
         let scores = whole.score(&batch(1, 21, false), false).unwrap();
         whole.freeze();
         assert_eq!(whole.score(&batch(1, 21, false), false).unwrap().log_probs, scores.log_probs, "a fully trained model");
@@ -197,11 +210,11 @@ fn a_prompt_is_scored_as_a_window_is_and_the_cosine_is_that_of_the_heads_logits(
             let model = widened(&config(true, true), precision, growth, false);
             let b = batch(1, 21, false);
             let (mut plain, mut scored) = (model.new_cache(64), model.new_cache(64));
-            let (logits, scores) = model.read(&mut scored, &b.tokens, true).unwrap();
+            let (logits, scores) = model.read(&mut scored, &b.tokens, Extras { cosine: true, ..Extras::default() }).unwrap();
             assert_eq!(logits, model.step(&mut plain, &b.tokens).unwrap());
             let targets: Vec<u32> = b.tokens[1..].iter().copied().chain([IGNORE]).collect();
             let window = Batch { targets, ..b.clone() };
-            let expected = model.score_with(&window, Extras { cosine: true, hidden: false }).unwrap();
+            let expected = model.score_with(&window, Extras { cosine: true, ..Extras::default() }).unwrap();
             assert_eq!((&scores.log_probs, &scores.largest), (&expected.log_probs, &expected.largest));
             assert_eq!(scores.cosine, expected.cosine);
             assert!(model.score(&window, false).unwrap().cosine.is_empty());
@@ -222,7 +235,6 @@ fn a_prompt_is_scored_as_a_window_is_and_the_cosine_is_that_of_the_heads_logits(
 
 #[test]
 fn recomputed_gradients_equal_kept_ones_bit_for_bit() {
-    let c = config(true, true);
     let both = |model: &Model| {
         [false, true].map(|recompute| {
             let mut gradients = Gradients::zeros(model.parameters());
@@ -230,7 +242,7 @@ fn recomputed_gradients_equal_kept_ones_bit_for_bit() {
             (loss.nll.to_bits(), gradients.values)
         })
     };
-    for precision in PRECISIONS {
+    for (c, precision) in configs().into_iter().flat_map(|c| PRECISIONS.map(|precision| (c.clone(), precision))) {
         for growth in placements() {
             let [kept, recomputed] = both(&widened(&c, precision, growth, false));
             assert_eq!(kept, recomputed);
@@ -243,8 +255,7 @@ fn recomputed_gradients_equal_kept_ones_bit_for_bit() {
 /// Gradients along random directions against central differences of the loss, for every parameter on its own.
 #[test]
 fn gradients_agree_with_finite_differences_for_every_parameter() {
-    for (tied, biased) in [(true, false), (false, true)] {
-        let c = config(tied, biased);
+    for c in configs() {
         let mut models: Vec<Model> = placements().into_iter().map(|g| widened(&c, Precision::F32, g, false)).collect();
         models.push(Model::from_base(&base(&c), Precision::F32, true).unwrap());
         models.into_iter().for_each(check_gradients);

@@ -40,11 +40,11 @@ struct Factors {
 }
 
 impl AdamW {
-    /// One step: updates the parameter and its moments from its gradient.
+    /// One step: updates the parameter and its moments from its gradient, and says whether everything that was written is finite.
     ///
     /// # Shapes
     /// All the same length.
-    pub fn update(&self, value: &mut [f32], gradient: &[f32], moment1: &mut [f32], moment2: &mut [f32]) {
+    pub fn update(&self, value: &mut [f32], gradient: &[f32], moment1: &mut [f32], moment2: &mut [f32]) -> bool {
         let n = value.len();
         assert!(gradient.len() == n && moment1.len() == n && moment2.len() == n);
         let exponent = self.step as f64;
@@ -68,7 +68,8 @@ impl AdamW {
             moment2.par_chunks_mut(TASK_ELEMENTS),
         )
             .into_par_iter()
-            .for_each(|(value, gradient, moment1, moment2)| update_chunk(value, gradient, moment1, moment2, factors));
+            .map(|(value, gradient, moment1, moment2)| update_chunk(value, gradient, moment1, moment2, factors))
+            .reduce(|| true, |a, b| a & b)
     }
 }
 
@@ -80,7 +81,10 @@ pub fn sum_of_squares(x: &[f32]) -> f64 {
 }
 
 simd_fn! {
-    fn update_chunk(value: &mut [f32], gradient: &[f32], moment1: &mut [f32], moment2: &mut [f32], f: Factors) {
+    fn update_chunk(value: &mut [f32], gradient: &[f32], moment1: &mut [f32], moment2: &mut [f32], f: Factors) -> bool {
+        // What is not finite has every bit of the exponent set; whole numbers, because sums of them may be taken in any order.
+        const EXPONENT: u32 = 0x7f80_0000;
+        let mut not_finite = 0u32;
         let n = value.len();
         let (gradient, moment1, moment2) = (&gradient[..n], &mut moment1[..n], &mut moment2[..n]);
         for i in 0..n {
@@ -88,10 +92,15 @@ simd_fn! {
             let m = moment1[i] + (g - moment1[i]) * f.one_minus_beta1;
             let v = moment2[i] * f.beta2 + f.one_minus_beta2 * g * g;
             let denominator = v.sqrt() / f.root_correction2 + f.eps;
-            value[i] = value[i] * f.keep - f.step_size * (m / denominator);
+            let x = value[i] * f.keep - f.step_size * (m / denominator);
+            for written in [x, m, v] {
+                not_finite |= u32::from(written.to_bits() & EXPONENT == EXPONENT);
+            }
+            value[i] = x;
             moment1[i] = m;
             moment2[i] = v;
         }
+        not_finite == 0
     }
 }
 
@@ -157,6 +166,24 @@ mod tests {
         let (mut value, mut m1, mut m2) = (vec![2.0f32; 5], vec![0.0; 5], vec![0.0; 5]);
         step(1).update(&mut value, &[0.0; 5], &mut m1, &mut m2);
         assert_eq!(value, [2.0f32 * (1.0 - 1e-3f64) as f32; 5]);
+    }
+
+    #[test]
+    fn what_is_no_longer_finite_is_noticed_wherever_it_arises() {
+        let n = 40_003;
+        for at in [0, 17, n - 1] {
+            let fresh = || (vec![1.0f32; n], vec![0.5f32; n], vec![0.0f32; n], vec![0.0f32; n]);
+            let (mut value, gradient, mut m1, mut m2) = fresh();
+            assert!(step(1).update(&mut value, &gradient, &mut m1, &mut m2));
+            // A gradient whose square is beyond f32, and a weight that is about to be.
+            let (mut value, mut gradient, mut m1, mut m2) = fresh();
+            gradient[at] = 1e30;
+            assert!(!step(1).update(&mut value, &gradient, &mut m1, &mut m2));
+            let (mut value, gradient, mut m1, mut m2) = fresh();
+            value[at] = f32::MAX;
+            let grows = AdamW { learning_rate: 1e38, weight_decay: -1.0, ..step(1) };
+            assert!(!grows.update(&mut value, &gradient, &mut m1, &mut m2));
+        }
     }
 
     #[test]

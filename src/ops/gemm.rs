@@ -5,6 +5,7 @@
 //! So an element's bits depend on its row of `A`, its column of `B` and `k`, not on the other rows and columns, nor on the number of threads.
 
 use super::bf16::{from_bf16, round_rows_to_pairs, round_to_bf16, to_bf16};
+use super::count;
 use super::isa::Isa;
 use super::kernel::{Lhs, Sweep, TILE_ROWS, kernel, reads_pairs};
 use super::packed::{Line, Packed, interleave, pack_panel, panel_width};
@@ -102,6 +103,7 @@ pub fn gemm(m: usize, n: usize, k: usize, a: Left<'_>, b: Right<'_>, c: &mut [f3
         }
         return;
     }
+    count::product(m, n, k);
     match a {
         Left::F32(view) => view.check(m, k),
         Left::Bf16 { data, stride } => assert!(stride % 2 == 0 && k <= stride && m * stride <= data.len(), "bf16 operand too short"),

@@ -1,5 +1,6 @@
 //! The output head fused with the cross-entropy: logits exist only for a few rows at a time.
 
+use super::contrast::{self, Contrast};
 use super::gemm::{Left, Right, View, gemm};
 use super::packed::Packed;
 use super::tape::{Tape, Var, Weight, left};
@@ -26,6 +27,24 @@ pub struct Part<'a, 'm> {
     pub head: Head<'a, 'm>,
     /// Whether that is added to the logits of the head before it, rather than being all there is.
     pub continues: bool,
+}
+
+/// Which comparisons of heads are wanted.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct Compare {
+    /// The cosine of the first and the last head's logits.
+    pub cosine: bool,
+    /// The contrast of the last head but one and the last.
+    pub contrast: bool,
+}
+
+/// Comparisons of heads, one a target; empty where they are not wanted or there is only one head.
+#[derive(Debug, Clone, Default)]
+pub struct Compared {
+    /// Cosines, 0 where ignored.
+    pub cosine: Vec<f32>,
+    /// Contrasts, the default where ignored.
+    pub contrast: Vec<Contrast>,
 }
 
 /// What a head made of a batch.
@@ -111,34 +130,42 @@ impl<'m> Tape<'m> {
         (scores, seeds)
     }
 
-    /// Scores of several heads, and with `cosine` the cosine of the first and the last head's logits, one a target, 0 where ignored;
-    /// empty where it is not wanted or there is only one head. Nothing is kept.
-    pub fn head_scores(&self, parts: &[Part<'_, 'm>], targets: &[u32], cosine: bool) -> (Vec<HeadScores>, Vec<f32>) {
-        let cosine = cosine && parts.len() > 1;
+    /// Scores of several heads, and what is wanted of comparisons between them. Nothing is kept.
+    pub fn head_scores(&self, parts: &[Part<'_, 'm>], targets: &[u32], compare: Compare) -> (Vec<HeadScores>, Compared) {
+        let several = parts.len() > 1;
+        let room = |wanted: bool| if wanted && several { targets.len() } else { 0 };
         let vocab = self.vocabulary(parts);
         let weights: Vec<Vec<Cow<'m, Packed>>> = parts.iter().map(|part| self.packed_head(&part.head)).collect();
         let mut all = vec![HeadScores::new(targets.len()); parts.len()];
-        let mut cosines = vec![0.0; if cosine { targets.len() } else { 0 }];
+        let mut compared =
+            Compared { cosine: vec![0.0; room(compare.cosine)], contrast: vec![Contrast::default(); room(compare.contrast)] };
         let chunk = chunk_rows(0);
         for first in (0..targets.len()).step_by(chunk) {
             let rows = chunk.min(targets.len() - first);
             let range = first..first + rows;
             let mut logits = Tensor::scratch(rows, vocab);
-            let mut of_first = None;
+            let (mut of_first, mut before_last) = (None, None);
             for (index, ((scores, part), weights)) in all.iter_mut().zip(parts).zip(&weights).enumerate() {
                 self.logits(&part.head, weights, first, &mut logits, part.continues);
                 let HeadScores { nll, correct, largest } = scores;
                 let (nll, correct, largest) = (&mut nll[range.clone()], &mut correct[range.clone()], &mut largest[range.clone()]);
                 loss::cross_entropy(logits.data(), vocab, &targets[range.clone()], nll, correct, largest);
-                if index == 0 && cosine {
+                if index == 0 && several && compare.cosine {
                     of_first = Some(Tensor::copy_of(&logits));
                 }
+                if index + 2 == parts.len() && compare.contrast {
+                    before_last = Some(Tensor::copy_of(&logits));
+                }
             }
+            let targets = &targets[range.clone()];
             if let Some(of_first) = of_first {
-                cosine::rows(of_first.data(), logits.data(), vocab, &targets[range.clone()], &mut cosines[range]);
+                cosine::rows(of_first.data(), logits.data(), vocab, targets, &mut compared.cosine[range.clone()]);
+            }
+            if let Some(before_last) = before_last {
+                contrast::rows(before_last.data(), logits.data(), vocab, targets, &mut compared.contrast[range]);
             }
         }
-        (all, cosines)
+        (all, compared)
     }
 
     /// Logits of one row for each of several heads.

@@ -1,6 +1,6 @@
 //! The fused operations as the model calls them: forward now, backward on the tape.
 
-use super::attention::{self, Saved, Sequences, Shape};
+use super::attention::{self, Saved, Segment, Sequences, Shape};
 use super::gemm::{Left, Right, View, gemm};
 use super::packed::Packed;
 use super::rope::RopeTable;
@@ -20,6 +20,8 @@ pub struct Sequence {
     pub positions: Vec<u32>,
     /// First visible key of each query within its window, `[batch * length]`; `None` when all earlier tokens are visible.
     pub starts: Option<Vec<u32>>,
+    /// How rows go on from one another where they are no windows but a forest, which has no backward pass; `batch` is then 1.
+    pub forest: Option<Vec<Segment>>,
 }
 
 /// Query heads, key/value heads and their size, of one stream.
@@ -31,6 +33,8 @@ pub struct Heads {
     pub key_value: usize,
     /// Values a head.
     pub dim: usize,
+    /// Keys that a query looks back over, its own included; all before it where there is none.
+    pub window: Option<usize>,
 }
 
 impl<'m> Tape<'m> {
@@ -165,14 +169,14 @@ impl<'m> Tape<'m> {
         })
     }
 
-    /// RMSNorm of every row.
+    /// RMSNorm of every row, or of every head of every row where the weight is a head's.
     ///
     /// # Shapes
-    /// `x [tokens, n]`, `weight [n]`.
+    /// `x [tokens, heads * n]`, `weight [n]`.
     pub fn rms_norm(&mut self, x: &Var, weight: &'m Vector, eps: f32) -> Var {
-        let (rows, cols) = (x.value.rows(), x.value.cols());
-        let (mut out, mut inverse) = (Tensor::scratch(rows, cols), vec![0.0; rows]);
-        norm::rms_norm(x.value.data(), self.vector(weight), eps, cols, out.data_mut(), &mut inverse);
+        let (rows, cols, width) = (x.value.rows(), x.value.cols(), self.vector(weight).len());
+        let (mut out, mut inverse) = (Tensor::scratch(rows, cols), vec![0.0; rows * (cols / width)]);
+        norm::rms_norm(x.value.data(), self.vector(weight), eps, width, out.data_mut(), &mut inverse);
         let index = match weight {
             Vector::Trained(index) => Some(*index),
             Vector::Frozen(_) => None,
@@ -184,9 +188,9 @@ impl<'m> Tape<'m> {
         self.push(out, |node| {
             Box::new(move |sink| {
                 let Some(dy) = sink.take(node) else { return };
-                let mut dweight = index.map(|_| vec![0.0; cols]);
+                let mut dweight = index.map(|_| vec![0.0; width]);
                 let mut back = |dx: &mut [f32]| {
-                    norm::rms_norm_backward(saved.data(), values, &inverse, dy.data(), cols, dx, dweight.as_deref_mut());
+                    norm::rms_norm_backward(saved.data(), values, &inverse, dy.data(), width, dx, dweight.as_deref_mut());
                 };
                 match input {
                     Some(input) => sink.write(input, rows, cols, |dx, accumulate| {
@@ -199,6 +203,30 @@ impl<'m> Tape<'m> {
                 }
                 if let (Some(index), Some(dweight)) = (index, dweight) {
                     elementwise::add_assign(sink.parameter(index), &dweight);
+                }
+            })
+        })
+    }
+
+    /// `x + y`: a residual connection around a norm.
+    ///
+    /// # Shapes
+    /// All `[tokens, n]`.
+    pub fn add(&mut self, x: &Var, y: Var) -> Var {
+        let nodes = [x.node, y.node];
+        let mut out = y.into_tensor();
+        elementwise::add_assign(out.data_mut(), x.value.data());
+        if !self.needs(nodes.map(|node| node.is_some())) {
+            return self.constant(out);
+        }
+        self.push(out, |node| {
+            Box::new(move |sink| {
+                let Some(dy) = sink.take(node) else { return };
+                if let [Some(x), Some(y)] = nodes {
+                    sink.add(x, Tensor::copy_of(&dy));
+                    sink.add(y, dy);
+                } else if let Some(only) = nodes.into_iter().flatten().next() {
+                    sink.add(only, dy);
                 }
             })
         })
@@ -226,11 +254,18 @@ impl<'m> Tape<'m> {
         })
     }
 
-    /// Causal grouped-query attention inside each window.
+    /// Causal grouped-query attention inside each window of tokens, as far back as the heads look.
     ///
     /// # Shapes
     /// `q [tokens, query * dim]`, `k`, `v [tokens, key_value * dim]`, result as `q`.
     pub fn attention(&mut self, q: Var, k: Var, v: Var, heads: Heads, sequence: &Arc<Sequence>) -> Var {
+        if let Some(segments) = &sequence.forest {
+            assert!(!self.needs([&q, &k, &v].map(|x| x.node.is_some())), "a forest is not trained on");
+            let mut out = Tensor::scratch(q.value.rows(), q.value.cols());
+            let sizes = (heads.query, heads.key_value, heads.dim);
+            attention::forward_forest(sizes, q.value.data(), k.value.data(), v.value.data(), segments, heads.window, out.data_mut());
+            return self.constant(out);
+        }
         let shape = Shape {
             batch: sequence.batch,
             query_len: sequence.length,
@@ -245,8 +280,8 @@ impl<'m> Tape<'m> {
         let mut lse = vec![0.0; if recorded { rows * heads.query } else { 0 }];
         let width = heads.key_value * heads.dim;
         let (keys, values) = [&k, &v].map(|x| Sequences::packed(x.value.data(), sequence.length, width)).into();
-        let starts = sequence.starts.as_deref();
-        attention::forward(&shape, q.value.data(), keys, values, starts, out.data_mut(), recorded.then_some(&mut lse));
+        let starts = attention::window_starts(&shape, sequence.starts.as_deref(), heads.window);
+        attention::forward(&shape, q.value.data(), keys, values, starts.as_deref(), out.data_mut(), recorded.then_some(&mut lse));
         if !recorded {
             return self.constant(out);
         }
@@ -258,8 +293,8 @@ impl<'m> Tape<'m> {
                 let (q, k, v) = saved;
                 let [mut dq, mut dk, mut dv] = [&q, &k, &v].map(|x| Tensor::scratch(rows, x.value.cols()));
                 let (keys, values) = [&k, &v].map(|x| Sequences::packed(x.value.data(), sequence.length, width)).into();
-                let saved =
-                    Saved { q: q.value.data(), k: keys, v: values, starts: sequence.starts.as_deref(), out: output.data(), lse: &lse };
+                let starts = attention::window_starts(&shape, sequence.starts.as_deref(), heads.window);
+                let saved = Saved { q: q.value.data(), k: keys, v: values, starts: starts.as_deref(), out: output.data(), lse: &lse };
                 attention::backward(&shape, saved, dy.data(), dq.data_mut(), dk.data_mut(), dv.data_mut(), false);
                 for (var, gradient) in [(q, dq), (k, dk), (v, dv)] {
                     if let Some(input) = var.node {

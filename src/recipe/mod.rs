@@ -8,6 +8,7 @@ mod compare;
 mod overrides;
 mod read;
 mod section;
+mod suite;
 #[cfg(test)]
 mod tests;
 mod write;
@@ -20,7 +21,9 @@ use crate::baseline::{Baseline, Freeze, LlamaPro, Lora, Method};
 use crate::checkpoint::Config;
 use crate::data::{HeldOutConfig, StreamConfig};
 use crate::error::{Error, Result};
+use crate::eval::suite::{Bos, Selection};
 use crate::grow::{Growth, Initialisation, Module, Placement, Sizes};
+use crate::hub;
 use crate::model::Precision;
 use crate::route::Router;
 use crate::train::TrainConfig;
@@ -52,7 +55,7 @@ pub struct Recipe {
 /// The `[model]` table.
 #[derive(Debug, Clone, PartialEq)]
 pub struct ModelConfig {
-    /// A Hugging Face folder or a GGUF file.
+    /// A Hugging Face folder, a GGUF file, something that stands on one, or an `hf://` name.
     pub path: PathBuf,
     /// Arithmetic of the matrix products.
     pub dtype: Precision,
@@ -180,6 +183,33 @@ pub struct EvalConfig {
     pub batch_size: usize,
     /// Whether to measure representation forgetting.
     pub representation: bool,
+    /// Multiple-choice tasks that are measured, too.
+    pub suite: Option<SuiteConfig>,
+}
+
+/// The keys of `[eval]` about multiple-choice tasks.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct SuiteConfig {
+    /// Names of tasks and groups.
+    pub suites: Vec<String>,
+    /// The folder of their data.
+    pub data: PathBuf,
+    /// Items of each task; all where there is none.
+    pub limit: Option<usize>,
+    /// Examples before a question, as [`Selection::new`] reads them.
+    pub few_shot: Vec<String>,
+    /// Whether a token begins every prompt.
+    pub bos: Bos,
+}
+
+impl SuiteConfig {
+    /// The tasks, checked.
+    ///
+    /// # Errors
+    /// As [`Selection::new`].
+    pub fn selection(&self) -> Result<Selection> {
+        Selection::new(self.suites.iter().map(String::as_str), self.few_shot.iter().map(String::as_str))
+    }
 }
 
 impl Recipe {
@@ -221,6 +251,19 @@ impl Recipe {
         read::recipe(table, folder)
     }
 
+    /// Puts commits in place of the branches and tags of `hf://` names: what is written down means the same later.
+    fn pin(&mut self) -> Result<()> {
+        if let Some(path) = self.model.path.to_str() {
+            self.model.path = hub::pinned(path)?.into();
+        }
+        let DataConfig { stream, learn, forget } = &mut self.data;
+        let paths = stream.train.iter_mut().map(|source| &mut source.path);
+        for path in paths.chain(learn.iter_mut().chain(forget).map(|corpus| &mut corpus.path)) {
+            *path = hub::pinned(path)?;
+        }
+        Ok(())
+    }
+
     /// Fills in what depends on the base: added sizes (about an eighth of the base where none are given), and where W12 is trained.
     ///
     /// # Errors
@@ -234,6 +277,7 @@ impl Recipe {
                 )));
             }
         }
+        self.pin()?;
         let trained = self.method(config)?;
         match &trained {
             Method::Baseline(Baseline::Freeze(freeze)) => self.method.frozen_layers = Some(freeze.frozen_layers),

@@ -5,15 +5,17 @@ use std::path::{Path, PathBuf};
 use toml::{Table, Value};
 
 use super::section::Section;
-use super::{DataConfig, EvalConfig, MOST, MethodConfig, MethodKind, ModelConfig, Recipe, baseline};
+use super::{DataConfig, EvalConfig, MOST, MethodConfig, MethodKind, ModelConfig, Recipe, baseline, suite};
 use crate::data::{CorpusConfig, Format, HeldOutConfig, Split, StreamConfig, TrainSource};
 use crate::error::{Error, Result};
 use crate::grow::{Initial, Initialisation, Module};
+use crate::hub::SCHEME;
 use crate::model::{Block, Precision};
 use crate::route::{self, Router};
 use crate::train::TrainConfig;
 use crate::train::optimizer::AdamWConfig;
 use crate::train::schedule::{LearningRates, Schedule, ScheduleKind};
+use crate::train::spikes::SpikeConfig;
 
 /// TOML's whole numbers end here.
 const MOST_SEED: u64 = i64::MAX as u64;
@@ -31,8 +33,24 @@ pub(super) fn recipe(table: Table, folder: &Path) -> Result<Recipe> {
 /// The first key that would be right in another section.
 fn misplaced(table: &Table) -> Option<(String, String)> {
     const HOME: [(&str, &[&str]); 5] = [
-        ("data", &["sequence_length", "document_mask", "open_documents", "learn", "forget", "max_held_out_tokens"]),
-        ("train", &["steps", "learning_rate", "gradient_accumulation", "warmup_steps", "weight_decay", "recompute", "threads"]),
+        (
+            "data",
+            &[
+                "sequence_length",
+                "document_mask",
+                "open_documents",
+                "packing",
+                "response_template",
+                "learn",
+                "forget",
+                "max_held_out_tokens",
+                "skip_bad_records",
+            ],
+        ),
+        (
+            "train",
+            &["steps", "learning_rate", "gradient_accumulation", "warmup_steps", "weight_decay", "recompute", "threads", "skip_spikes"],
+        ),
         (
             "method",
             &[
@@ -73,7 +91,7 @@ fn read(table: Table, folder: &Path) -> Result<Recipe> {
     let (kind, method) = read_kind(method)?;
     let train = read_train(train, kind)?;
     let method = read_method(method, kind, train.seed)?;
-    let eval = read_eval(eval, &data, &train)?;
+    let eval = read_eval(eval, &data, &train, folder)?;
     let routers = read_route(route, kind)?;
     Ok(Recipe { model, method, data, train, eval, routers })
 }
@@ -82,7 +100,10 @@ fn missing(section: &Section, key: &str, example: &str) -> Error {
     section.error(key, format!("is missing; for example {key} = {example}"))
 }
 
-fn absolute(folder: &Path, path: &str) -> String {
+pub(super) fn absolute(folder: &Path, path: &str) -> String {
+    if path.starts_with(SCHEME) {
+        return path.into();
+    }
     // Paths come from TOML strings, and `folder` is printed in messages only where it is not UTF-8.
     folder.join(path).to_string_lossy().into_owned()
 }
@@ -166,22 +187,26 @@ fn read_init(section: &mut Section) -> Result<Option<Initialisation>> {
 }
 
 fn read_data(mut section: Section, folder: &Path) -> Result<DataConfig> {
+    let skip = section.boolean("skip_bad_records")?.unwrap_or(false);
     let mut sources = Vec::new();
     for mut table in section.tables("train")? {
         let weight = table.number("weight", |w| w > 0.0, "a weight above 0")?.unwrap_or(1.0);
-        let CorpusConfig { path, text_field, format, split } = read_corpus(&mut table, folder)?;
+        let CorpusConfig { path, text_field, format, split, skip_bad_records } = read_corpus(&mut table, skip, folder)?;
         table.finish()?;
-        sources.push(TrainSource { path, weight, text_field, format, split });
+        sources.push(TrainSource { path, weight, text_field, format, split, skip_bad_records });
     }
     if sources.is_empty() {
         return Err(missing(&section, "train", "[\"corpora/*.jsonl\"]"));
     }
     let max_tokens = section.whole("max_held_out_tokens", 1..=MOST_SEED)?;
-    let learn = read_held_out(&mut section, "learn", max_tokens, &[], folder)?;
-    let forget = read_held_out(&mut section, "forget", max_tokens, &learn, folder)?;
+    let learn = read_held_out(&mut section, "learn", max_tokens, &[], skip, folder)?;
+    let forget = read_held_out(&mut section, "forget", max_tokens, &learn, skip, folder)?;
     let mut stream = StreamConfig::new(sources, section.count("sequence_length", 2..=1 << 20)?.unwrap_or(512));
     stream.document_mask = section.boolean("document_mask")?.unwrap_or(stream.document_mask);
     stream.open_documents = section.count("open_documents", 1..=1 << 16)?.unwrap_or(stream.open_documents);
+    stream.packing = section.boolean("packing")?.unwrap_or(stream.packing);
+    stream.response_template = section.string("response_template")?;
+    stream.validate()?;
     section.finish()?;
     Ok(DataConfig { stream, learn, forget })
 }
@@ -191,6 +216,7 @@ fn read_held_out(
     key: &'static str,
     max_tokens: Option<u64>,
     others: &[HeldOutConfig],
+    skip: bool,
     folder: &Path,
 ) -> Result<Vec<HeldOutConfig>> {
     let mut corpora: Vec<HeldOutConfig> = Vec::new();
@@ -198,7 +224,7 @@ fn read_held_out(
         let given = table.string("name")?;
         let max_documents = table.whole("max_documents", 1..=MOST_SEED)?;
         let max_tokens = table.whole("max_tokens", 1..=MOST_SEED)?.or(max_tokens);
-        let CorpusConfig { path, text_field, format, split } = read_corpus(&mut table, folder)?;
+        let CorpusConfig { path, text_field, format, split, skip_bad_records } = read_corpus(&mut table, skip, folder)?;
         let name = given.unwrap_or_else(|| corpus_name(&path));
         if corpora.iter().chain(others).any(|corpus| corpus.name == name) {
             return Err(table.error(
@@ -207,19 +233,20 @@ fn read_held_out(
             ));
         }
         table.finish()?;
-        corpora.push(HeldOutConfig { name, path, text_field, format, split, max_documents, max_tokens });
+        corpora.push(HeldOutConfig { name, path, text_field, format, split, skip_bad_records, max_documents, max_tokens });
     }
     Ok(corpora)
 }
 
-/// The keys that every corpus has.
-fn read_corpus(table: &mut Section, folder: &Path) -> Result<CorpusConfig> {
+/// The keys that every corpus has; `skip` is what holds where one does not say.
+fn read_corpus(table: &mut Section, skip: bool, folder: &Path) -> Result<CorpusConfig> {
     let path = table.string("path")?.ok_or_else(|| missing(table, "path", "\"corpora/*.jsonl\""))?;
     let mut corpus = CorpusConfig::new(absolute(folder, &path));
     corpus.text_field = table.string("text_field")?.unwrap_or(corpus.text_field);
     corpus.format = table.choice("format", &[("jsonl", Format::Jsonl), ("text", Format::Text), ("parquet", Format::Parquet)])?;
     let splits = [("file", Split::File), ("blank-lines", Split::BlankLines), ("lines", Split::Lines)];
     corpus.split = table.choice("split", &splits)?.unwrap_or(corpus.split);
+    corpus.skip_bad_records = table.boolean("skip_bad_records")?.unwrap_or(skip);
     Ok(corpus)
 }
 
@@ -227,6 +254,8 @@ fn read_corpus(table: &mut Section, folder: &Path) -> Result<CorpusConfig> {
 fn corpus_name(path: &str) -> String {
     let mut parts = path.rsplit(['/', '\\']).filter(|part| !part.is_empty());
     let part = parts.find(|part| !part.contains(['*', '?', '['])).unwrap_or("corpus");
+    // hf://datasets/OWNER/NAME@REVISION
+    let part = if path.starts_with(SCHEME) { part.split('@').next().unwrap_or(part) } else { part };
     part.split('.').find(|stem| !stem.is_empty()).unwrap_or("corpus").to_string()
 }
 
@@ -259,6 +288,7 @@ fn read_train(mut section: Section, method: MethodKind) -> Result<TrainConfig> {
         batch_size: section.count("batch_size", 1..=1 << 16)?.unwrap_or(8),
         gradient_accumulation: section.count("gradient_accumulation", 1..=1 << 16)?.unwrap_or(1),
         max_gradient_norm: section.number("max_gradient_norm", |n| n >= 0.0, "0 (off) or above")?.unwrap_or(1.0),
+        skip_spikes: read_spikes(&mut section)?,
         seed: section.whole("seed", 0..=MOST_SEED)?.unwrap_or(42),
         recompute: section.boolean("recompute")?.unwrap_or(false),
         checkpoint_every_steps: section.whole("checkpoint_every_steps", 0..=MOST)?.unwrap_or(100),
@@ -267,6 +297,17 @@ fn read_train(mut section: Section, method: MethodKind) -> Result<TrainConfig> {
     };
     section.finish()?;
     Ok(config)
+}
+
+/// `skip_spikes = 6` and the window that it looks back on; 0 is off.
+fn read_spikes(section: &mut Section) -> Result<Option<SpikeConfig>> {
+    let sigma = section.number("skip_spikes", |s| s >= 0.0, "0 (off) or a number of standard deviations")?.unwrap_or(0.0);
+    let window = section.count("spike_window", 4..=1 << 16)?;
+    match (sigma > 0.0, window) {
+        (false, Some(_)) => Err(section.error("spike_window", "is used with skip_spikes only; for example skip_spikes = 6")),
+        (false, None) => Ok(None),
+        (true, window) => Ok(Some(SpikeConfig { sigma, window: window.unwrap_or(128) })),
+    }
 }
 
 /// Refuses rates of blocks that the method does not train: they would be read and never used.
@@ -285,7 +326,7 @@ fn check_blocks<'a>(method: MethodKind, blocks: impl Iterator<Item = &'a Block>)
     Ok(())
 }
 
-fn read_eval(mut section: Section, data: &DataConfig, train: &TrainConfig) -> Result<EvalConfig> {
+fn read_eval(mut section: Section, data: &DataConfig, train: &TrainConfig, folder: &Path) -> Result<EvalConfig> {
     let window = section.count("window", 2..=1 << 20)?.unwrap_or(data.stream.sequence_length);
     let stride = section.count("stride", 1..=1 << 20)?.unwrap_or(window.div_ceil(2));
     if stride > window {
@@ -298,6 +339,7 @@ fn read_eval(mut section: Section, data: &DataConfig, train: &TrainConfig) -> Re
         stride,
         batch_size: section.count("batch_size", 1..=1 << 16)?.unwrap_or(train.batch_size),
         representation: section.boolean("representation")?.unwrap_or(false),
+        suite: suite::read(&mut section, folder)?,
     };
     section.finish()?;
     Ok(config)
@@ -332,6 +374,12 @@ fn read_route(mut section: Section, method: MethodKind) -> Result<Vec<Router>> {
         None if method == MethodKind::ScaleRoute => vec![Router::default()],
         None => Vec::new(),
     };
+    if let Some(router) = routers.iter().find(|router| router.needs_contrast()) {
+        let message = format!(
+            "`{router}` asks a gate, which is trained after a run\n  hint: `treering gate RUN`, then `treering eval RUN` and `generate` ask it"
+        );
+        return Err(section.error("router", message));
+    }
     if method == MethodKind::ScaleRoute && routers.is_empty() {
         return Err(section.error("router", "`scale-route` needs a router\n  hint: leave the key out for the default one"));
     }

@@ -101,7 +101,8 @@ fn every_key_is_read() {
     assert_eq!((train.adamw.beta2, train.adamw.epsilon, train.adamw.weight_decay), (0.95, 1e-9, 0.0));
     assert_eq!((train.batch_size, train.gradient_accumulation, train.max_gradient_norm, train.seed), (4, 2, 0.5, 3));
     assert_eq!((train.recompute, train.checkpoint_every_steps, train.keep_checkpoints, train.threads), (true, 50, 0, Some(2)));
-    let expected = EvalConfig { every_steps: 100, at_start: false, window: 128, stride: 64, batch_size: 2, representation: true };
+    let expected =
+        EvalConfig { every_steps: 100, at_start: false, window: 128, stride: 64, batch_size: 2, representation: true, suite: None };
     assert_eq!(recipe.eval, expected);
 }
 
@@ -338,4 +339,37 @@ proptest! {
             prop_assert_eq!(Recipe::parse(&recipe.resolved_toml(), Path::new("/x"), &[]).unwrap(), recipe);
         }
     }
+}
+
+#[test]
+fn spikes_and_bad_records_are_read_written_back_and_left_out_where_they_are_off() {
+    let read = |set: &[&str]| {
+        let set: Vec<String> = set.iter().map(ToString::to_string).collect();
+        Recipe::parse(SHORT, Path::new("/r"), &set)
+    };
+    let plain = read(&[]).unwrap();
+    assert!(plain.train.skip_spikes.is_none() && !plain.resolved_toml().contains("spike") && !plain.resolved_toml().contains("skip"));
+    // Off is off, said or not: the fingerprint of older runs is the same.
+    assert_eq!(read(&["train.skip_spikes=0", "data.skip_bad_records=false"]).unwrap().fingerprint(), plain.fingerprint());
+    let on = read(&[
+        "train.skip_spikes=6",
+        "data.skip_bad_records=true",
+        "data.learn=[\"a.jsonl\", {path=\"b.jsonl\", skip_bad_records=false}]",
+    ])
+    .unwrap();
+    let spikes = on.train.skip_spikes.unwrap();
+    assert_eq!((spikes.sigma, spikes.window), (6.0, 128));
+    assert!(on.data.stream.train[0].skip_bad_records && on.data.learn[0].skip_bad_records && !on.data.learn[1].skip_bad_records);
+    assert_eq!(Recipe::parse(&on.resolved_toml(), Path::new("/r"), &[]).unwrap(), on);
+    for (set, part) in [
+        ("train.skip_spikes=-1", "train.skip_spikes: -1"),
+        ("train.spike_window=64", "train.spike_window: is used with skip_spikes only"),
+        ("train.skip_bad_records=true", "`skip_bad_records` belongs to [data]"),
+        ("data.skip_spikes=6", "`skip_spikes` belongs to [train]"),
+    ] {
+        let error = read(&[set]).unwrap_err().to_string();
+        assert!(error.contains(part), "{set}: {error}");
+    }
+    let error = read(&["train.skip_spikes=6", "train.spike_window=3"]).unwrap_err().to_string();
+    assert!(error.contains("allowed are 4 to 65536"), "{error}");
 }

@@ -3,7 +3,7 @@
 use serde::Serialize;
 use toml::{Table, Value};
 
-use super::{DataConfig, EvalConfig, MethodConfig, MethodKind, Recipe, baseline};
+use super::{DataConfig, EvalConfig, MethodConfig, MethodKind, Recipe, baseline, suite};
 use crate::train::TrainConfig;
 use crate::train::schedule::ScheduleKind;
 
@@ -25,7 +25,7 @@ pub(super) fn table(recipe: &Recipe) -> Table {
     sections.into_iter().chain(route).map(|(name, section)| (name.to_string(), Value::Table(section))).collect()
 }
 
-fn put(table: &mut Table, key: &str, value: impl Serialize) {
+pub(super) fn put(table: &mut Table, key: &str, value: impl Serialize) {
     // Only `None` and maps without string keys have no TOML form, and no caller passes those.
     if let Ok(value) = Value::try_from(value) {
         table.insert(key.to_string(), value);
@@ -92,6 +92,11 @@ fn train(train: &TrainConfig) -> Table {
     put(&mut table, "epsilon", train.adamw.epsilon);
     put(&mut table, "weight_decay", train.adamw.weight_decay);
     put(&mut table, "max_gradient_norm", train.max_gradient_norm);
+    // Left out where it is off: runs that were started before there was such a key have the same fingerprint still.
+    if let Some(spikes) = train.skip_spikes {
+        put(&mut table, "skip_spikes", spikes.sigma);
+        put(&mut table, "spike_window", spikes.window);
+    }
     put(&mut table, "seed", train.seed);
     put(&mut table, "recompute", train.recompute);
     put(&mut table, "checkpoint_every_steps", train.checkpoint_every_steps);
@@ -110,5 +115,6 @@ fn eval(eval: &EvalConfig) -> Table {
     put(&mut table, "stride", eval.stride);
     put(&mut table, "batch_size", eval.batch_size);
     put(&mut table, "representation", eval.representation);
+    suite::write(eval.suite.as_ref(), &mut table);
     table
 }

@@ -32,10 +32,14 @@ pub struct Chart {
 pub struct Series {
     /// Name in the legend.
     pub name: String,
-    /// Which colour of the palette, and which mark; series that share it are told apart by `dashed`.
+    /// Which colour of the palette.
     pub style: usize,
+    /// Which mark, where it is not the one that goes with the colour: series of one colour are told apart by it and by their lines.
+    pub mark: Option<usize>,
     /// Dashed line and hollow marks.
     pub dashed: bool,
+    /// Dotted line.
+    pub dotted: bool,
     /// Whether the points are joined by a line, in their order.
     pub joined: bool,
     /// The points.
@@ -60,6 +64,13 @@ pub struct Reference {
     pub y: f64,
     /// What it stands for.
     pub label: String,
+}
+
+impl Series {
+    /// Which mark its points have.
+    pub fn mark(&self) -> usize {
+        self.mark.unwrap_or(self.style)
+    }
 }
 
 impl Point {

@@ -66,14 +66,36 @@ pub fn render_with(comparison: &Comparison, preface: Option<&Preface>) -> String
     let panels = comparison.panels();
     let mut main = String::new();
     if let Some(preface) = preface {
-        before(&mut main, preface, comparison);
+        before(&mut main, preface, Some(comparison));
     }
     summary(&mut main, comparison);
     main.push_str("<div class=\"panels\">\n");
     for panel in &panels {
-        figure(&mut main, panel, comparison);
+        figure(&mut main, panel, Some(comparison));
     }
     main.push_str("</div>\n");
+    document(&title, &heading, &navigation(&panels), &main, &footer())
+}
+
+/// Writes a page of findings, numbers and pictures that are no comparison of runs.
+pub fn render_alone(preface: &Preface) -> String {
+    let mut main = String::new();
+    before(&mut main, preface, None);
+    let mut nav = String::from("<a href=\"#findings\">What came out</a>");
+    let tables = || preface.tables.iter().enumerate().map(|(number, (heading, _))| (format!("numbers-{}", number + 1), heading.as_str()));
+    let panels = preface.panels.iter().map(|panel| (panel.id.clone(), heading(panel).0));
+    for (id, heading) in tables().take(1).chain(panels).chain(tables().skip(1)) {
+        let _ = write!(nav, " <a href=\"#{}\">{}</a>", escape(&id), escape(heading));
+    }
+    let footer = format!(
+        "<p>Made by treering {} from the runs&#39; metrics.jsonl. This file loads nothing from elsewhere and runs no script.</p>\n",
+        env!("CARGO_PKG_VERSION")
+    );
+    document(&preface.title, &preface.title, &nav, &main, &footer)
+}
+
+/// A whole page.
+fn document(title: &str, heading: &str, nav: &str, main: &str, footer: &str) -> String {
     format!(
         "<!DOCTYPE html>\n<html lang=\"en\">\n<head>\n<meta charset=\"utf-8\"/>\n\
          <meta name=\"viewport\" content=\"width=device-width, initial-scale=1\"/>\n\
@@ -84,16 +106,14 @@ pub fn render_with(comparison: &Comparison, preface: Option<&Preface>) -> String
          <header>\n<h1>{heading}</h1>\n<nav aria-label=\"On this page\">{nav}</nav>\n</header>\n<main>\n{main}</main>\n\
          <footer class=\"about\">\n{footer}</footer>\n</body>\n</html>\n",
         version = env!("CARGO_PKG_VERSION"),
-        title = escape(&title),
+        title = escape(title),
         drawing = svg::style(),
-        heading = escape(&heading),
-        nav = navigation(&panels),
-        footer = footer(),
+        heading = escape(heading),
     )
 }
 
 /// The sections of a preface.
-fn before(out: &mut String, preface: &Preface, comparison: &Comparison) {
+fn before(out: &mut String, preface: &Preface, comparison: Option<&Comparison>) {
     out.push_str("<section id=\"findings\">\n<h2>What came out</h2>\n");
     for paragraph in &preface.about {
         let _ = writeln!(out, "<p class=\"about\">{}</p>", escape(paragraph));
@@ -109,15 +129,23 @@ fn before(out: &mut String, preface: &Preface, comparison: &Comparison) {
         out.push_str("</div>\n");
     }
     out.push_str("</section>\n");
-    for (number, (heading, numbers)) in preface.tables.iter().enumerate() {
-        let _ = writeln!(out, "<section id=\"numbers-{}\">\n<h2>{}</h2>", number + 1, escape(heading));
-        table(out, numbers, heading);
-        out.push_str("</section>\n");
-    }
+    // A page that is about its pictures has them before the numbers, but for the first table.
+    let first = if comparison.is_some() { preface.tables.len() } else { 1 };
+    numbers(out, preface, 0, first);
     if !preface.panels.is_empty() {
         out.push_str("<div class=\"panels\">\n");
         preface.panels.iter().for_each(|panel| figure(out, panel, comparison));
         out.push_str("</div>\n");
+    }
+    numbers(out, preface, first, preface.tables.len());
+}
+
+/// The tables of a preface from `first` to `end`.
+fn numbers(out: &mut String, preface: &Preface, first: usize, end: usize) {
+    for (number, (heading, numbers)) in preface.tables.iter().enumerate().take(end).skip(first) {
+        let _ = writeln!(out, "<section id=\"numbers-{}\">\n<h2>{}</h2>", number + 1, escape(heading));
+        table(out, numbers, heading);
+        out.push_str("</section>\n");
     }
 }
 
@@ -191,7 +219,7 @@ fn heading(panel: &Panel) -> (&str, &str) {
     }
 }
 
-fn figure(out: &mut String, panel: &Panel, comparison: &Comparison) {
+fn figure(out: &mut String, panel: &Panel, comparison: Option<&Comparison>) {
     let (title, subtitle) = heading(panel);
     let _ = writeln!(out, "<section id=\"{}\">\n<h2>{}</h2>", escape(&panel.id), escape(title));
     if panel.drawing.is_empty() {
@@ -204,8 +232,8 @@ fn figure(out: &mut String, panel: &Panel, comparison: &Comparison) {
     out.push_str(&svg::inline(&panel.drawing, NARROW, "narrow"));
     out.push_str("<details>\n<summary>Numbers</summary>\n");
     table(out, &panel.data, title);
-    if panel.id == "parameters" && !comparison.blocks().is_empty() {
-        table(out, &comparison.blocks(), "Trained parameters by block");
+    if let Some(blocks) = comparison.filter(|_| panel.id == "parameters").map(Comparison::blocks).filter(|blocks| !blocks.is_empty()) {
+        table(out, &blocks, "Trained parameters by block");
     }
     out.push_str("</details>\n</section>\n");
 }
@@ -292,6 +320,25 @@ mod tests {
         assert_eq!(page.matches("<summary>Numbers</summary>").count(), drawn);
         assert!(page.contains("prefers-color-scheme:dark") && page.contains("max-width:620px") && page.contains("width=device-width"));
         assert_eq!(page, render(&sample()), "the same runs give the same bytes");
+    }
+
+    #[test]
+    fn a_page_of_its_own_has_its_pictures_between_its_tables() {
+        let table = || {
+            let mut table = Table::new([("a", Align::Left), ("b", Align::Right)]);
+            table.row(["<x>", "1"]);
+            table
+        };
+        let panels = sample().panels().into_iter().take(2).collect();
+        let tables = vec![("First".to_owned(), table()), ("Second".to_owned(), table())];
+        let preface = Preface { title: "A & B".into(), findings: vec![vec!["found".into()]], tables, panels, ..Preface::default() };
+        let page = render_alone(&preface);
+        check(&page);
+        let at = |text: &str| page.find(text).unwrap_or_else(|| panic!("{text}"));
+        let order =
+            ["<h1>A &amp; B", "id=\"findings\"", "id=\"numbers-1\"", "id=\"forgetting-against-learning\"", "id=\"numbers-2\""].map(at);
+        assert!(order.is_sorted(), "{order:?}");
+        assert!(!page.contains("id=\"summary\""));
     }
 
     #[test]

@@ -1,21 +1,26 @@
-//! Routers: which head answers, token by token, without any training.
+//! Routers: which head answers, token by token. All but one need no training; [`Gate`] is what the one is trained to.
 //!
 //! 1. [`Router`]: the routers there are, with their settings, and how they are written (`bayes:share=0.01,prior=0.5`).
 //! 2. [`Route`]: one router on its way through one document. It decides from what is known before a token ([`Signals`], and the tokens seen so far) and
 //!    is then told what each head had thought of the token that came.
-//! 3. [`Decision`]: the heads' weights for one token; the prediction is the weighted mixture of the heads' distributions.
+//! 3. [`Gate`]: a small network for the router of that name; [`examples`] makes what it is trained on.
+//! 4. [`Decision`]: the heads' weights for one token; the prediction is the weighted mixture of the heads' distributions.
 //!
 //! # Paper
 //! Section 3.3, SCALE-Route: the cosine of the two heads' logits. The other routers are ours (docs/method.md § 5).
 
 mod decision;
 mod evidence;
+pub mod examples;
+mod gate;
 mod parse;
 mod state;
 #[cfg(test)]
 mod tests;
+mod track;
 
 pub use decision::{Decision, log_normaliser};
+pub use gate::{Example, Gate};
 pub use parse::parse_list;
 pub use state::{Route, Signals};
 
@@ -63,11 +68,21 @@ pub enum Router {
         /// Weight of the surer head before there is any evidence about it.
         trust: f64,
     },
+    /// A mixture of the heads and of what the model's [`Gate`] makes of them: the gate looks at how the newest head and the one before it predict the token
+    /// and how they have done so far, and shares its weight between the two accordingly.
+    ///
+    /// With `share` 0 the loss over a document exceeds the best head's by at most `ln(n / (1 − prior))` for n heads, and the gate's own by `−ln prior`.
+    Gate {
+        /// As for `bayes`: the part of the weights of heads and gate that returns to the prior after every token.
+        share: f64,
+        /// Weight of the gate at the beginning of a document; the heads have equal parts of the rest.
+        prior: f64,
+    },
 }
 
 impl Router {
     /// Names of all routers, in the order in which help and messages list them.
-    pub const NAMES: [&'static str; 6] = ["preserve", "adapt", "cosine", "confidence", "bayes", "bayes-confidence"];
+    pub const NAMES: [&'static str; 7] = ["preserve", "adapt", "cosine", "confidence", "bayes", "bayes-confidence", "gate"];
     /// The default threshold of `cosine`.
     ///
     /// # Paper
@@ -83,6 +98,19 @@ impl Router {
     /// The default trust of `bayes-confidence`.
     pub const TRUST: f64 = 0.9;
 
+    /// The default prior of `gate`.
+    pub const GATE_PRIOR: f64 = 0.9;
+
+    /// The router `gate` with its defaults.
+    pub fn gate() -> Self {
+        Self::Gate { share: Self::SHARE, prior: Self::GATE_PRIOR }
+    }
+
+    /// Whether it looks at [`Signals::contrast`], which costs a pass over the logits of the last two heads.
+    pub fn needs_contrast(self) -> bool {
+        matches!(self, Self::Gate { .. })
+    }
+
     /// Whether it looks at [`Signals::cosine`], which costs a pass over the logits.
     pub fn needs_cosine(self) -> bool {
         matches!(self, Self::Cosine { .. })
@@ -95,11 +123,16 @@ impl Default for Router {
     }
 }
 
-/// Refuses routers for a model with one head.
+/// Refuses routers for a model with one head, and `gate` for one without a gate.
 ///
 /// # Errors
-/// [`Error::Usage`] where there is a router and nothing to choose between.
+/// [`Error::Usage`] where there is a router and nothing to choose between, or nothing to ask.
 pub fn check(model: &Model, routers: &[Router]) -> Result<()> {
+    if let Some(router) = routers.iter().find(|router| router.needs_contrast() && model.heads().len() > 1 && model.gate().is_none()) {
+        return Err(Error::usage(format!(
+            "router `{router}`: no gate was trained for this model\n  hint: `treering gate RUN` trains one and puts it beside the checkpoint; it needs no old data"
+        )));
+    }
     match routers.first() {
         Some(router) if model.heads().len() < 2 => Err(Error::usage(format!(
             "router `{router}`: this model has one head, and a router chooses between two or more; a model gets a second head when it is widened (train with a scale- method, or `treering grow`)"

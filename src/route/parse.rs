@@ -22,6 +22,7 @@ impl Router {
                 ("margin", margin, Self::MARGIN),
                 ("trust", trust, Self::TRUST),
             ],
+            Self::Gate { share, prior } => vec![("share", share, Self::SHARE), ("prior", prior, Self::GATE_PRIOR)],
         }
     }
 
@@ -34,6 +35,7 @@ impl Router {
             Self::Confidence => "confidence",
             Self::Bayes { .. } => "bayes",
             Self::BayesConfidence { .. } => "bayes-confidence",
+            Self::Gate { .. } => "gate",
         }
     }
 
@@ -48,6 +50,7 @@ impl Router {
             "bayes-confidence" => {
                 Self::BayesConfidence { share: Self::SHARE, prior: Self::PRIOR, margin: Self::MARGIN, trust: Self::TRUST }
             }
+            "gate" => Self::gate(),
             _ => return None,
         })
     }
@@ -56,8 +59,8 @@ impl Router {
     fn setting_mut(&mut self, key: &str) -> Option<&mut f64> {
         match (self, key) {
             (Self::Cosine { threshold }, "threshold") => Some(threshold),
-            (Self::Bayes { share, .. } | Self::BayesConfidence { share, .. }, "share") => Some(share),
-            (Self::Bayes { prior, .. } | Self::BayesConfidence { prior, .. }, "prior") => Some(prior),
+            (Self::Bayes { share, .. } | Self::BayesConfidence { share, .. } | Self::Gate { share, .. }, "share") => Some(share),
+            (Self::Bayes { prior, .. } | Self::BayesConfidence { prior, .. } | Self::Gate { prior, .. }, "prior") => Some(prior),
             (Self::BayesConfidence { margin, .. }, "margin") => Some(margin),
             (Self::BayesConfidence { trust, .. }, "trust") => Some(trust),
             _ => None,

@@ -1,8 +1,12 @@
 //! One router on its way through one document.
 
-use super::Router;
+use std::sync::Arc;
+
 use super::decision::{Decision, log_sum};
 use super::evidence::Evidence;
+use super::track::Track;
+use super::{Gate, Router};
+use crate::ops::contrast::Contrast;
 
 /// What is known of a token's prediction before the token is.
 #[derive(Debug, Clone, Copy, PartialEq)]
@@ -11,6 +15,8 @@ pub struct Signals<'a> {
     pub largest: &'a [f32],
     /// Cosine of the first and the last head's logits; read by `cosine` only.
     pub cosine: f32,
+    /// How the last head but one and the last differ; read by `gate` only.
+    pub contrast: Option<Contrast>,
 }
 
 /// A router and what it has learnt from the tokens of a document so far.
@@ -19,6 +25,7 @@ pub struct Route {
     router: Router,
     heads: usize,
     memory: Option<Memory>,
+    gated: Option<Gated>,
 }
 
 /// What evidence has been collected.
@@ -38,6 +45,19 @@ struct Situations {
     /// None surer, then each head surer.
     each: Vec<Evidence>,
     /// How [`Memory::overall`] and the situations have done against one another.
+    council: Evidence,
+}
+
+/// What the router `gate` weighs against one another.
+#[derive(Debug, Clone)]
+struct Gated {
+    share: f64,
+    /// Without one the newest head and the others have equal odds.
+    gate: Option<Arc<Gate>>,
+    track: Track,
+    /// How the heads before the newest have done against one another.
+    within: Evidence,
+    /// How every head alone, and last the gate, have done.
     council: Evidence,
 }
 
@@ -62,9 +82,26 @@ impl Route {
                 let situations = Situations { margin, each, council: Evidence::new(vec![0.5, 0.5]) };
                 Some(Memory { share, overall, situations: Some(situations) })
             }
-            Router::Preserve | Router::Adapt | Router::Cosine { .. } | Router::Confidence => None,
+            Router::Preserve | Router::Adapt | Router::Cosine { .. } | Router::Confidence | Router::Gate { .. } => None,
         };
-        Self { router, heads, memory }
+        let gated = match router {
+            Router::Gate { share, prior } => {
+                let within = heads.saturating_sub(1).max(1);
+                let council = std::iter::repeat_n((1.0 - prior) / heads.max(1) as f64, heads).chain([prior]).collect();
+                let (within, council) = (Evidence::new(vec![1.0 / within as f64; within]), Evidence::new(council));
+                Some(Gated { share, gate: None, track: Track::default(), within, council })
+            }
+            _ => None,
+        };
+        Self { router, heads, memory, gated }
+    }
+
+    /// With the gate that the router `gate` asks; others have no use for it.
+    pub fn with_gate(mut self, gate: Option<&Arc<Gate>>) -> Self {
+        if let Some(gated) = &mut self.gated {
+            gated.gate = gate.cloned();
+        }
+        self
     }
 
     /// The router.
@@ -74,6 +111,11 @@ impl Route {
 
     /// Forgets everything: a new document begins.
     pub fn restart(&mut self) {
+        if let Some(gated) = &mut self.gated {
+            gated.track.restart();
+            gated.within.restart();
+            gated.council.restart();
+        }
         let Some(memory) = &mut self.memory else { return };
         memory.overall.restart();
         if let Some(situations) = &mut memory.situations {
@@ -85,6 +127,9 @@ impl Route {
     /// Decides on the next token, from `signals` and the tokens observed so far.
     pub fn decide(&self, signals: Signals<'_>) -> Decision {
         let last = self.heads.saturating_sub(1);
+        if let Some(gated) = &self.gated {
+            return Decision::in_proportion(gated.log_weights(signals));
+        }
         if let Some(memory) = &self.memory {
             return Decision::in_proportion(memory.log_weights(signals));
         }
@@ -100,10 +145,39 @@ impl Route {
 
     /// Takes note of the token that came: the signals there were before it, and the log-probabilities (nats) that the heads had given it.
     pub fn observe(&mut self, signals: Signals<'_>, log_probs: &[f32]) {
+        if let Some(gated) = &mut self.gated {
+            let log_probs: Vec<f64> = log_probs.iter().map(|&p| f64::from(p)).collect();
+            gated.observe(signals, &log_probs);
+        }
         if let Some(memory) = &mut self.memory {
             let log_probs: Vec<f64> = log_probs.iter().map(|&p| f64::from(p)).collect();
             memory.observe(signals, &log_probs);
         }
+    }
+}
+
+impl Gated {
+    /// Logarithms of the weights that the gate alone would give the heads.
+    fn of_gate(&self, signals: Signals<'_>) -> Vec<f64> {
+        let log_odds = self.gate.as_ref().map_or(0.0, |gate| gate.log_odds(&self.track.features(signals)));
+        // ln σ, without overflow at either end.
+        let log_sigmoid = |x: f64| x.min(0.0) - (-x.abs()).exp().ln_1p();
+        let within = self.within.log_weights().iter().map(|w| log_sigmoid(-log_odds) + w);
+        within.chain([log_sigmoid(log_odds)]).collect()
+    }
+
+    fn log_weights(&self, signals: Signals<'_>) -> Vec<f64> {
+        let council = self.council.log_weights();
+        let of_gate = council.last().copied().unwrap_or(f64::NEG_INFINITY);
+        council.iter().zip(self.of_gate(signals)).map(|(head, gated)| log_sum(&[*head, of_gate + gated])).collect()
+    }
+
+    fn observe(&mut self, signals: Signals<'_>, log_probs: &[f64]) {
+        let parts: Vec<f64> = self.of_gate(signals).iter().zip(log_probs).map(|(w, p)| w + p).collect();
+        let experts: Vec<f64> = log_probs.iter().copied().chain([log_sum(&parts)]).collect();
+        self.council.observe(&experts, self.share);
+        self.within.observe(&log_probs[..log_probs.len().saturating_sub(1)], self.share);
+        self.track.observe(log_probs);
     }
 }
 

@@ -2,7 +2,7 @@ use super::*;
 use proptest::prelude::*;
 
 fn signals(largest: &[f32], cosine: f32) -> Signals<'_> {
-    Signals { largest, cosine }
+    Signals { largest, cosine, contrast: None }
 }
 
 fn observe(route: &mut Route, log_probs: &[f32]) {
@@ -193,7 +193,57 @@ fn a_mixture_of_logits_is_one_of_probabilities() {
     assert_eq!(route.decide(signals(&[0.0, 0.0], 0.0)).mix(&logits), logits[1]);
 }
 
+/// A gate whose answers have nothing to do with the text.
+fn wild_gate() -> std::sync::Arc<Gate> {
+    let example = |i: usize, new: bool| {
+        let log_probs = if new == (i % 3 > 0) { [-0.1, -5.0] } else { [-5.0, -0.1] };
+        Example { features: std::array::from_fn(|f| ((i * 31 + f * 17) % 13) as f64), log_probs }
+    };
+    let side = |new| (0..40).map(|i| example(i, new)).collect::<Vec<_>>();
+    std::sync::Arc::new(Gate::train(&side(true), &side(false), 1).unwrap())
+}
+
+#[test]
+fn a_gate_is_followed_until_the_heads_alone_do_better() {
+    let gate = wild_gate();
+    let mut route = Route::new(router("gate:share=0"), 2).with_gate(Some(&gate));
+    let contrast = crate::ops::contrast::Contrast { cosine: 0.3, ..Default::default() };
+    let seen = |largest| Signals { largest, cosine: 0.0, contrast: Some(contrast) };
+    let start = seen(&[-1.0, -1.0]);
+    let weight = route.decide(start).weight(1);
+    // A tenth of the weight is the heads' own, in equal parts.
+    let own = (weight - 0.05) / 0.9;
+    assert!((0.0..=1.0).contains(&own), "{weight}");
+    assert!((Route::new(router("gate:share=0"), 2).decide(start).weight(1) - 0.5).abs() < 1e-12, "without a gate both are alike");
+    for _ in 0..50 {
+        route.observe(start, &[-0.5, -9.0]);
+    }
+    assert!(route.decide(start).weight(0) > 0.5, "whatever the gate says");
+    route.restart();
+    assert_eq!(route.decide(start).weight(1), weight);
+}
+
 proptest! {
+    /// A gate that knows nothing costs no more than its prior says, against every head and whatever the text.
+    #[test]
+    fn the_gate_costs_at_most_what_its_prior_leaves_the_heads(document in document(3), prior in 0.05f64..0.95, heads in 2usize..=3) {
+        let gate = wild_gate();
+        let mut route = Route::new(Router::Gate { share: 0.0, prior }, heads).with_gate(Some(&gate));
+        let (mut routed, mut each) = (0.0, vec![0.0; heads]);
+        for (log_probs, largest) in &document {
+            let contrast = crate::ops::contrast::Contrast { cosine: log_probs[0] / 30.0, divergence: -largest[1], ..Default::default() };
+            let signals = Signals { largest: &largest[..heads], cosine: 0.1, contrast: Some(contrast) };
+            let decision = route.decide(signals);
+            let sum: f64 = (0..heads).map(|head| decision.weight(head)).sum();
+            prop_assert!((sum - 1.0).abs() < 1e-9);
+            routed -= decision.log_prob(&log_probs[..heads]);
+            route.observe(signals, &log_probs[..heads]);
+            each.iter_mut().zip(log_probs).for_each(|(sum, &p)| *sum -= f64::from(p));
+        }
+        let best = each.iter().copied().fold(f64::INFINITY, f64::min);
+        prop_assert!(routed <= best + (heads as f64 / (1.0 - prior)).ln() + 1e-9, "{routed} {each:?}");
+    }
+
     /// The guarantee, for any text and any two heads: never worse than the better of the two by more than the price of its prior.
     #[test]
     fn bayes_without_a_share_loses_at_most_the_prior_of_the_better_head(document in document(2), prior in 0.01f64..0.99) {

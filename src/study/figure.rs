@@ -51,7 +51,14 @@ pub fn chart(study: &Study, result: &StudyResult) -> Chart {
         let ends = result.points(x, y).into_iter().map(|p| p.0);
         let (least, most) = ends.fold((f64::INFINITY, f64::NEG_INFINITY), |(least, most), x| (least.min(x), most.max(x)));
         let points = [least, most].map(|x| Point::new(x, line.at(x))).to_vec();
-        series.push(Series { name: format!("straight line, R² {:.2}", line.r_squared), style: 0, dashed: true, joined: true, points });
+        series.push(Series {
+            name: format!("straight line, R² {:.2}", line.r_squared),
+            style: 0,
+            dashed: true,
+            joined: true,
+            points,
+            ..Series::default()
+        });
         subtitle += &format!("; {} = {} + {} × {}", word(y), short(line.intercept), short(line.slope), word(x));
     }
     // A line is straight on straight axes only.

@@ -8,6 +8,7 @@ use super::claims::Claim;
 use super::{Variant, budget, builtin, placeholders, variants};
 use crate::checkpoint::{BaseCheckpoint, Config};
 use crate::error::{Error, Result};
+use crate::hub;
 use crate::recipe::Recipe;
 
 /// The largest file that is read: studies are written by hand.
@@ -217,7 +218,7 @@ impl Study {
         let (general, scoped) = self.sort_overrides(&options.set)?;
         let mut model: Vec<String> = general.iter().filter(|set| set.starts_with("model.")).cloned().collect();
         if let Some(path) = &options.model {
-            let path = std::path::absolute(path).map_err(|error| Error::io(path, error))?;
+            let path = hub::absolute(path).map_err(|error| Error::io(path, error))?;
             model.push(format!("model.path={}", path.display()));
         }
         let config = self.config(options, &model)?;

@@ -279,7 +279,7 @@ impl Findings {
         {
             let of = |trial: &Trial| pick(trial.scores.iter().find(|score| score.name == self.of)?);
             let points: Vec<Point> = numbers.iter().zip(&self.trials).filter_map(|(&x, trial)| Some(Point::new(x, of(trial)?))).collect();
-            series.push(Series { name: format!("{name}, {}", self.of), style, dashed, joined: true, points });
+            series.push(Series { name: format!("{name}, {}", self.of), style, dashed, joined: true, points, ..Series::default() });
         }
         let positive = numbers.iter().all(|&n| n > 0.0);
         Some(Chart {

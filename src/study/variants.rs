@@ -64,8 +64,9 @@ pub fn run_all(
         if stop.load(Ordering::Relaxed) {
             return Err(interrupted(index, variants));
         }
-        let foundation = Foundation::open(&variant.recipe.model.path)?;
         let folder = out.join(&variant.name);
+        RunFolder::remember_hub(&folder)?;
+        let foundation = Foundation::open(&variant.recipe.model.path)?;
         let recipe = variant.recipe.clone().resolve(foundation.base.config()).map_err(|error| named(&variant.name, error))?;
         if let Some(ending) = ending(&folder, &recipe, &foundation)? {
             endings.push(ending);

@@ -11,6 +11,7 @@ use serde::{Deserialize, Serialize};
 use sha2::{Digest, Sha256};
 
 use super::optimizer::moment_names;
+use super::spikes::SpikeState;
 use crate::checkpoint::atomic;
 use crate::data::StreamState;
 use crate::error::{Error, IoContext, Result};
@@ -49,6 +50,9 @@ pub struct State {
     pub evaluation_due: bool,
     /// The factor that the schedule gave in the last update, for readers.
     pub learning_rate_factor: f64,
+    /// What is remembered to tell spikes by; absent where none are skipped.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub spikes: Option<SpikeState>,
     /// Position in the data, seed included.
     pub stream: StreamState,
     /// The base.

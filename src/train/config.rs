@@ -2,6 +2,7 @@
 
 use crate::train::optimizer::AdamWConfig;
 use crate::train::schedule::{LearningRates, Schedule};
+use crate::train::spikes::SpikeConfig;
 
 /// How a model is trained.
 #[derive(Debug, Clone, PartialEq)]
@@ -18,6 +19,8 @@ pub struct TrainConfig {
     pub gradient_accumulation: usize,
     /// Gradients are scaled down to this norm over all parameters; 0 leaves them alone.
     pub max_gradient_norm: f64,
+    /// Which steps are left out as spikes; `None` for none.
+    pub skip_spikes: Option<SpikeConfig>,
     /// Seed of the data's order, and of the expansion's random values unless `method.seed` is given.
     pub seed: u64,
     /// Whether the backward pass runs layers again rather than keeping what they computed.

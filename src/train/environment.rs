@@ -1,5 +1,7 @@
 //! Where a run was made: enough to explain a difference in numbers or speed later.
 
+use std::collections::BTreeMap;
+
 use serde::{Deserialize, Serialize};
 
 use super::metrics::unix_time;
@@ -20,6 +22,9 @@ pub struct Environment {
     pub threads: usize,
     /// Operating system and architecture.
     pub system: String,
+    /// The commits that `hf://` names stood for, by the names as they were asked for.
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    pub hub: BTreeMap<String, String>,
     /// Steps that were done when it started.
     pub from_step: u64,
     /// When it started, in seconds since 1970.
@@ -36,6 +41,7 @@ impl Environment {
             isa: format!("{:?}", Isa::current()).to_lowercase(),
             threads: rayon::current_num_threads(),
             system: format!("{} {}", std::env::consts::OS, std::env::consts::ARCH),
+            hub: crate::hub::resolved(),
             from_step,
             unix_time: unix_time(),
         }
@@ -49,7 +55,8 @@ pub fn peak_memory_bytes() -> Option<u64> {
     Some(kib * 1024)
 }
 
-fn cpu_name() -> Option<String> {
+/// The processor's name, where the system tells.
+pub fn cpu_name() -> Option<String> {
     let text = std::fs::read_to_string("/proc/cpuinfo").ok()?;
     let line = text.lines().find(|line| line.starts_with("model name"))?;
     line.split_once(':').map(|(_, name)| name.trim().to_string())

@@ -11,6 +11,7 @@ use crate::grow::file::{self, BaseReference, MANIFEST_FILE, Manifest};
 use crate::grow::layout;
 use crate::grow::ring::{self, Ring, RingReference, Standing};
 use crate::grow::sizes::Growth;
+use crate::hub::{self, HubName};
 use crate::model::{Model, Precision};
 use crate::recipe::Recipe;
 
@@ -32,6 +33,7 @@ pub enum Place {
 /// # Errors
 /// [`Error::Usage`] where nothing is there, and for a run whose recipe is none.
 pub fn place(path: &Path, step: Option<u64>) -> Result<Place> {
+    let path: &Path = &hub::local(path)?;
     if !path.exists() {
         let hint = "a model is a Hugging Face folder, a .gguf file, a run folder, an expansion's folder or a PEFT adapter's";
         return Err(Error::usage(format!("{}: nothing is here\n  hint: {hint}", path.display())));
@@ -83,6 +85,7 @@ impl RingSource {
     /// # Errors
     /// [`Error::Usage`] where an adapter is there, and whatever reading a manifest or a checkpoint's state returns.
     pub fn at(path: &Path, step: Option<u64>) -> Result<Option<Self>> {
+        let path: &Path = &hub::local(path)?;
         let absolute = |path: &Path| std::path::absolute(path).at(path);
         if !path.exists() {
             return Ok(None);
@@ -97,8 +100,14 @@ impl RingSource {
                 let manifest = file::load_manifest(path)?;
                 let mut standing = manifest.standing();
                 // As `grow` always has: a relative path starts at the folder.
-                standing.base.path = path.join(&standing.base.path);
-                standing.rings.iter_mut().for_each(|ring| ring.path = path.join(&ring.path));
+                if HubName::of(&standing.base.path)?.is_none() {
+                    standing.base.path = path.join(&standing.base.path);
+                }
+                for ring in &mut standing.rings {
+                    if HubName::of(&ring.path)?.is_none() {
+                        ring.path = path.join(&ring.path);
+                    }
+                }
                 Ok(Some(Self { path: absolute(path)?, standing, described: Described::Expansion(Box::new(manifest)) }))
             }
             Place::Run(run, step) => {
@@ -200,7 +209,7 @@ impl Foundation {
         }
         let mut foundation = Self::from(BaseCheckpoint::open(moved.base.unwrap_or(&standing.base.path))?);
         for (index, reference) in standing.rings.iter().enumerate() {
-            let path = moved.rings.get(index).unwrap_or(&reference.path);
+            let path: &Path = &hub::local(moved.rings.get(index).unwrap_or(&reference.path))?;
             if !path.exists() {
                 let message = format!("ring {} is not here any more\n  hint: --ring-path says where it is now", index + 1);
                 return Err(Error::file(path, message));
@@ -274,7 +283,7 @@ impl Foundation {
     /// # Errors
     /// Whatever reading the base for its hash returns.
     pub fn standing(&self) -> Result<Standing> {
-        let base = BaseReference { path: std::path::absolute(self.base.path()).at(self.base.path())?, sha256: self.base.sha256()? };
+        let base = BaseReference { path: hub::absolute(self.base.path()).at(self.base.path())?, sha256: self.base.sha256()? };
         Ok(Standing { base, rings: self.references() })
     }
 
@@ -303,6 +312,10 @@ impl Foundation {
 /// # Errors
 /// [`Error::Usage`] saying what can be done.
 pub fn refuse_unfinished(path: &Path) -> Result<()> {
+    // A run is never fetched from the Hub.
+    if HubName::of(path)?.is_some() {
+        return Ok(());
+    }
     if !path.exists() {
         return Ok(());
     }

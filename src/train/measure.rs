@@ -1,15 +1,17 @@
-//! The held-out corpora of a recipe, measured as it says.
+//! The held-out corpora and tasks of a recipe, measured as it says.
 
 use std::path::Path;
 
 use crate::checkpoint::BaseCheckpoint;
-use crate::data::{Encode, HeldOut, HeldOutConfig, Progress, WindowConfig};
-use crate::error::Result;
+use crate::data::{Encode, HeldOut, HeldOutConfig, Progress, Skipped, WindowConfig};
+use crate::error::{IoContext, Result};
+use crate::eval::suite::{self, Samples, Settings};
 use crate::eval::{CorpusResult, Measure, Reference, perplexity};
 use crate::model::Model;
 use crate::ops::pool::release_unused;
 use crate::recipe::Recipe;
 use crate::route::Router;
+use crate::tokenizer::Tokenizer;
 
 /// What a run is measured on.
 pub struct Suite {
@@ -21,6 +23,14 @@ pub struct Suite {
     routers: Vec<Router>,
     /// The base that a fully fine-tuned model's representation is compared with.
     base: Option<Model>,
+    tasks: Option<Tasks>,
+}
+
+/// Multiple-choice tasks, and what asks them.
+struct Tasks {
+    suite: suite::Suite,
+    tokenizer: Tokenizer,
+    bos: suite::Bos,
 }
 
 impl Suite {
@@ -30,7 +40,7 @@ impl Suite {
     /// Whatever reading a corpus or the base returns.
     pub fn open(
         recipe: &Recipe,
-        base: &BaseCheckpoint,
+        checkpoint: &BaseCheckpoint,
         encoder: &dyn Encode,
         bos: Option<u32>,
         cache_folder: &Path,
@@ -45,14 +55,27 @@ impl Suite {
         let eval = &recipe.eval;
         // A widened model carries its base with it.
         let needs_base = eval.representation && !recipe.method.kind.widens() && !corpora.is_empty();
-        let base = if needs_base { Some(Model::from_base(base, recipe.model.dtype, false)?) } else { None };
+        let base = if needs_base { Some(Model::from_base(checkpoint, recipe.model.dtype, false)?) } else { None };
         let windows = WindowConfig { window: eval.window, stride: eval.stride, batch_size: eval.batch_size, bos };
-        Ok(Self { corpora, windows, representation: eval.representation, routers: recipe.routers.clone(), base })
+        let tasks = match &eval.suite {
+            Some(config) => Some(Tasks {
+                suite: suite::Suite::open(&config.data, config.selection()?, config.limit)?,
+                tokenizer: checkpoint.tokenizer()?,
+                bos: config.bos,
+            }),
+            None => None,
+        };
+        Ok(Self { corpora, windows, representation: eval.representation, routers: recipe.routers.clone(), base, tasks })
     }
 
     /// Whether there is nothing to measure on.
     pub fn is_empty(&self) -> bool {
-        self.corpora.is_empty()
+        self.corpora.is_empty() && self.tasks.is_none()
+    }
+
+    /// Names of the corpora with documents that could not be read, and which these are.
+    pub fn skipped(&self) -> impl Iterator<Item = (&str, &Skipped)> {
+        self.corpora.iter().map(|(_, corpus)| (corpus.name(), corpus.skipped())).filter(|(_, skipped)| skipped.documents > 0)
     }
 
     /// Tokens in all corpora.
@@ -81,5 +104,27 @@ impl Suite {
         }
         release_unused();
         Ok(results)
+    }
+
+    /// Asks `model`, as it is after `step` steps, the multiple-choice tasks, and returns numbers by name; none where there are no tasks. Every item is
+    /// written to a file in `folder`, from which a measurement that was stopped goes on; `progress` is told how many items of how many are done.
+    ///
+    /// # Errors
+    /// Whatever asking, writing or `progress` returns.
+    pub fn evaluate_tasks(
+        &self,
+        model: &Model,
+        step: u64,
+        folder: &Path,
+        progress: &mut dyn FnMut(u64, u64) -> Result<()>,
+    ) -> Result<Vec<(String, f64)>> {
+        let Some(Tasks { suite, tokenizer, bos }) = &self.tasks else { return Ok(Vec::new()) };
+        let settings = Settings { routers: &self.routers, bos: *bos, batch_tokens: suite::BATCH_TOKENS };
+        let header = suite.header(model, settings, &format!("step {step}"))?;
+        std::fs::create_dir_all(folder).at(folder)?;
+        let path = folder.join(format!("step-{step:06}.jsonl"));
+        let mut samples = if Samples::fits(&path, &header)? { Samples::resume(&path, &header) } else { Samples::create(&path, &header) }?;
+        let result = suite.evaluate(model, tokenizer, settings, Some(&mut samples), &mut |p| progress(p.done as u64, p.total as u64))?;
+        Ok(result.metrics())
     }
 }

@@ -5,7 +5,7 @@
 
 use std::collections::BTreeMap;
 use std::fs::{self, File};
-use std::io::{BufRead, BufReader, Write};
+use std::io::{BufRead, BufReader, BufWriter, Write};
 use std::path::{Path, PathBuf};
 use std::time::{SystemTime, UNIX_EPOCH};
 
@@ -37,6 +37,9 @@ pub struct TrainRecord {
     pub gradient_norm: f64,
     /// Learning rate of each trained block in this update.
     pub learning_rates: BTreeMap<String, f64>,
+    /// Whether the step was a spike and its update was left out.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub skipped: bool,
     /// Tokens read so far.
     pub tokens: u64,
     /// Tokens a second in this step.
@@ -86,6 +89,9 @@ impl Record {
                     scalar("train/gradient_norm".into(), r.gradient_norm),
                     scalar("train/tokens_per_second".into(), r.tokens_per_second),
                 ];
+                if r.skipped {
+                    scalars.push(scalar("train/skipped".into(), 1.0));
+                }
                 scalars.extend(r.learning_rates.iter().map(|(block, rate)| scalar(format!("learning_rate/{block}"), *rate)));
                 scalars
             }
@@ -153,37 +159,34 @@ impl Cut {
 }
 
 impl Metrics {
-    /// Opens the metrics in `folder`, cut back to `cut`; `None` starts anew.
+    /// Opens the metrics in `folder`, cut back to `cut`; `None` starts anew. Lines that stay are copied byte by byte.
     ///
     /// # Errors
-    /// [`Error::Io`].
+    /// [`Error::Io`], and [`Error::File`] naming a damaged line among those that stay.
     pub fn open(folder: &Path, cut: Option<Cut>) -> Result<Self> {
         let (lines_path, events_path) = (folder.join(METRICS_FILE), folder.join(EVENTS_FILE));
-        let mut kept = Vec::new();
-        if let Some(cut) = cut.filter(|_| lines_path.exists()) {
-            for line in BufReader::new(File::open(&lines_path).at(&lines_path)?).split(b'\n') {
-                // What does not parse was torn by the kill that made resuming necessary; lines up to a checkpoint were synced before it.
-                if let Ok(record) = serde_json::from_slice::<Record>(&line.at(&lines_path)?)
-                    && cut.keeps(&record)
-                {
-                    kept.push(record);
-                }
-            }
-        }
-        atomic::write_file(&lines_path, |out| {
-            for record in &kept {
-                out.write_all(line(&lines_path, record)?.as_bytes()).at(&lines_path)?;
-            }
-            Ok(())
-        })?;
         let events_folder = events_path.parent().unwrap_or(folder);
         fs::create_dir_all(events_folder).at(events_folder)?;
-        atomic::write_file(&events_path, |out| {
-            tensorboard::write_header(out, kept.first().map_or_else(unix_time, Record::unix_time)).at(&events_path)?;
-            for record in &kept {
-                tensorboard::write_scalars(out, record.unix_time(), record.step(), &record.scalars()).at(&events_path)?;
-            }
-            Ok(())
+        let old = match cut.filter(|_| lines_path.exists()) {
+            Some(cut) => Some((cut, File::open(&lines_path).at(&lines_path)?)),
+            None => None,
+        };
+        atomic::write_file(&lines_path, |lines| {
+            atomic::write_file(&events_path, |events| {
+                let mut begun = false;
+                let mut begin = |events: &mut BufWriter<File>, time| match std::mem::replace(&mut begun, true) {
+                    true => Ok(()),
+                    false => tensorboard::write_header(events, time).at(&events_path),
+                };
+                if let Some((cut, old)) = old {
+                    kept(&lines_path, old, cut, |line, record| {
+                        lines.write_all(line).at(&lines_path)?;
+                        begin(events, record.unix_time())?;
+                        tensorboard::write_scalars(events, record.unix_time(), record.step(), &record.scalars()).at(&events_path)
+                    })?;
+                }
+                begin(events, unix_time())
+            })
         })?;
         let append = |path: &Path| File::options().append(true).open(path).at(path);
         Ok(Self { lines: append(&lines_path)?, events: append(&events_path)?, lines_path, events_path })
@@ -209,6 +212,43 @@ impl Metrics {
     }
 }
 
+/// Hands every line of `old` that `cut` keeps to `each`, with its line end. One at a time: a long run has many.
+///
+/// Lines up to a checkpoint were synced before it, so one that does not parse is damage where a line that stays comes after it; behind the last of those it
+/// was torn by whatever made resuming necessary.
+fn kept(path: &Path, old: File, cut: Cut, mut each: impl FnMut(&[u8], &Record) -> Result<()>) -> Result<()> {
+    let mut old = BufReader::with_capacity(1 << 17, old);
+    let (mut line, mut number, mut damage) = (Vec::new(), 0u64, None);
+    loop {
+        line.clear();
+        number += 1;
+        if old.read_until(b'\n', &mut line).at(path)? == 0 {
+            return Ok(());
+        }
+        match serde_json::from_slice::<Record>(&line) {
+            Ok(record) if cut.keeps(&record) => match damage {
+                None if line.ends_with(b"\n") => each(&line, &record)?,
+                // Whole but for its line end, which the kill took.
+                None => {
+                    line.push(b'\n');
+                    each(&line, &record)?;
+                }
+                Some((number, error)) => {
+                    return Err(Error::file(
+                        path,
+                        format!(
+                            "line {number} is damaged: {error}\n  hint: the checkpoints are not; put the line right or take it out, then --resume"
+                        ),
+                    ));
+                }
+            },
+            Ok(_) => {}
+            Err(_) if line.iter().all(u8::is_ascii_whitespace) => {}
+            Err(error) => damage = damage.or(Some((number, error))),
+        }
+    }
+}
+
 fn line(path: &Path, record: &Record) -> Result<String> {
     let mut line =
         serde_json::to_string(record).map_err(|error| Error::file(path, format!("a record cannot be written as JSON: {error}")))?;
@@ -226,6 +266,7 @@ mod tests {
             loss: 1.0 / step as f64,
             gradient_norm: 0.5,
             learning_rates: BTreeMap::from([("expansion_head".to_string(), 1e-3)]),
+            skipped: false,
             tokens: step * 10,
             tokens_per_second: 7.0,
             wall_seconds: step as f64,

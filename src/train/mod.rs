@@ -3,7 +3,7 @@
 //! 1. [`config`]: the `[train]` table of a recipe.
 //! 2. [`schedule`]: learning rates, a pure function of the step.
 //! 3. [`optimizer`]: AdamW's moments, the gradient's norm.
-//! 4. [`trainer`]: the loop, on one page.
+//! 4. [`trainer`]: the loop, on one page; [`spikes`]: which steps it leaves out.
 //! 5. [`metrics`], [`observe`], [`tensorboard`], [`environment`]: what a run writes down.
 //! 6. [`checkpoint`] and [`run_folder`]: what it needs to go on, and where that is.
 //! 7. [`foundation`]: what a ring stands on; [`build`]: from a recipe or a run to a model.
@@ -22,6 +22,7 @@ pub mod optimizer;
 pub mod run_folder;
 pub mod schedule;
 pub mod session;
+pub mod spikes;
 pub mod tensorboard;
 pub mod trainer;
 

@@ -54,6 +54,9 @@ impl Optimizer {
     }
 
     /// Updates `parameters`: update number `step` (from 1, for the bias correction) with gradients times `scale` and each block's learning rate.
+    ///
+    /// # Errors
+    /// [`Error::Numeric`] naming the first parameter, or moment of one, that is no longer finite; everything is updated all the same.
     pub fn update(
         &mut self,
         parameters: &mut [Parameter],
@@ -61,14 +64,14 @@ impl Optimizer {
         scale: f32,
         step: u64,
         learning_rate: impl Fn(Block) -> f64,
-    ) {
+    ) -> Result<()> {
         let (first, second) = self.moments.split_at_mut(parameters.len());
         let rates: Vec<f64> = parameters.iter().map(|parameter| learning_rate(parameter.block)).collect();
         let config = &self.config;
-        ops::on_workers(|| {
-            for ((((parameter, gradient), m), v), learning_rate) in
-                parameters.iter_mut().zip(&gradients.values).zip(first).zip(second).zip(rates)
-            {
+        let not_finite = ops::on_workers(|| {
+            let mut not_finite = None;
+            let all = parameters.iter_mut().zip(&gradients.values).zip(first).zip(second).zip(rates);
+            for (index, ((((parameter, gradient), m), v), learning_rate)) in all.enumerate() {
                 let adamw = ops::adamw::AdamW {
                     learning_rate,
                     beta1: config.beta1,
@@ -78,9 +81,21 @@ impl Optimizer {
                     step,
                     gradient_scale: scale,
                 };
-                adamw.update(&mut parameter.value, gradient, &mut m.value, &mut v.value);
+                if !adamw.update(&mut parameter.value, gradient, &mut m.value, &mut v.value) {
+                    not_finite = not_finite.or(Some(index));
+                }
             }
+            not_finite
         });
+        match not_finite {
+            None => Ok(()),
+            Some(index) => {
+                let (first, second) = self.moments.split_at(parameters.len());
+                let candidates = [&parameters[index], &first[index], &second[index]];
+                let name = first_not_finite(candidates).unwrap_or(&parameters[index].name);
+                Err(Error::Numeric(format!("the update made `{name}` not finite")))
+            }
+        }
     }
 }
 
@@ -110,8 +125,8 @@ pub fn gradient_norm(parameters: &[Parameter], gradients: &Gradients) -> Result<
 }
 
 /// The first parameter with a value that is not finite.
-pub fn first_not_finite(parameters: &[Parameter]) -> Option<&str> {
-    parameters.iter().find(|p| p.value.par_chunks(CHUNK).any(|chunk| chunk.iter().any(|x| !x.is_finite()))).map(|p| p.name.as_str())
+pub fn first_not_finite<'a>(parameters: impl IntoIterator<Item = &'a Parameter>) -> Option<&'a str> {
+    parameters.into_iter().find(|p| p.value.par_chunks(CHUNK).any(|chunk| chunk.iter().any(|x| !x.is_finite()))).map(|p| p.name.as_str())
 }
 
 /// Eight sums side by side, so that the compiler can use wide registers without changing the order.
@@ -175,6 +190,21 @@ mod tests {
     }
 
     #[test]
+    fn an_update_that_is_not_finite_names_what_it_spoilt() {
+        let config = AdamWConfig { beta1: 0.9, beta2: 0.99, epsilon: 1e-8, weight_decay: 0.0 };
+        let fresh = || [parameter("good", &[2, 5], 1.0), parameter("model.bad", &[3, 4], 1.0)];
+        for (value, gradient, rate, name) in [(1.0, 1e30, 0.01, "`model.bad.second_moment`"), (-3.4e38, 1.0, 1e37, "`model.bad`")] {
+            let mut parameters = fresh();
+            parameters[1].value[7] = value;
+            let mut optimizer = Optimizer::new(config, &parameters);
+            let mut gradients = Gradients::zeros(&parameters);
+            gradients.values[1][7] = gradient;
+            let error = optimizer.update(&mut parameters, &gradients, 1.0, 1, |_| rate).unwrap_err();
+            assert!(matches!(&error, Error::Numeric(text) if text.contains(name)), "{error}");
+        }
+    }
+
+    #[test]
     fn updates_are_those_of_the_formula_and_norms_do_not_decay() {
         let config = AdamWConfig { beta1: 0.9, beta2: 0.99, epsilon: 1e-8, weight_decay: 0.1 };
         let mut parameters = [parameter("matrix", &[2, 5], 2.0), parameter("norm", &[3], 2.0)];
@@ -183,7 +213,7 @@ mod tests {
         for step in 1..=4u64 {
             let mut gradients = Gradients::zeros(&parameters);
             gradients.values.iter_mut().flatten().for_each(|g| *g = 0.5 * step as f32);
-            optimizer.update(&mut parameters, &gradients, 0.5, step, |_| 0.01);
+            optimizer.update(&mut parameters, &gradients, 0.5, step, |_| 0.01).unwrap();
             for (decay, (p, m, v)) in [0.1, 0.0].into_iter().zip(&mut expected) {
                 let g = 0.25 * step as f64;
                 *m = 0.9 * *m + 0.1 * g;

@@ -9,6 +9,7 @@ use super::environment::Environment;
 use super::metrics::{Cut, METRICS_FILE, Metrics};
 use crate::checkpoint::atomic;
 use crate::error::{Error, IoContext, Result};
+use crate::hub;
 use crate::model::Parameter;
 use crate::recipe::Recipe;
 
@@ -72,6 +73,23 @@ impl RunFolder {
     pub fn recipe(path: &Path) -> Result<Option<Recipe>> {
         let recipe = path.join(RECIPE_FILE);
         if recipe.exists() { Recipe::load(recipe, &[]).map(Some) } else { Ok(None) }
+    }
+
+    /// Takes `hf://` names for what they stood for when the run in the folder at `path` was started, if one was.
+    ///
+    /// # Errors
+    /// [`Error::File`] where its `environment.json` cannot be read.
+    pub fn remember_hub(path: &Path) -> Result<()> {
+        let path = path.join(ENVIRONMENT_FILE);
+        if !path.exists() {
+            return Ok(());
+        }
+        let text = fs::read_to_string(&path).at(&path)?;
+        let starts: Vec<Environment> =
+            serde_json::from_str(&text).map_err(|e| Error::file(&path, format!("no list of environments: {e}")))?;
+        // The first one's count: they are what the run was started with.
+        starts.iter().rev().for_each(|start| hub::remember(&start.hub));
+        Ok(())
     }
 
     /// The checkpoints of the run in the folder at `path`, oldest first.
@@ -168,9 +186,10 @@ impl RunFolder {
     pub fn begin(&self, recipe: &Recipe, from: Option<&State>) -> Result<Metrics> {
         let path = self.path.join(ENVIRONMENT_FILE);
         let mut starts: Vec<Environment> = match fs::read_to_string(&path) {
-            Ok(text) if from.is_some() => {
-                serde_json::from_str(&text).map_err(|e| Error::file(&path, format!("no list of environments: {e}")))?
-            }
+            Ok(text) if from.is_some() => serde_json::from_str(&text).map_err(|e| {
+                let hint = "it only tells where the run was made: delete it, and --resume begins a new one";
+                Error::file(&path, format!("no list of environments: {e}\n  hint: {hint}"))
+            })?,
             _ => Vec::new(),
         };
         starts.push(Environment::current(from.map_or(0, |state| state.step)));

@@ -11,7 +11,7 @@ use super::measure::Suite;
 use super::metrics::{EvalRecord, Record, TrainRecord};
 use super::run_folder::RunFolder;
 use super::trainer::{Hooks, Outcome, Trainer};
-use crate::data::{Encode, Encoder, Progress, TrainStream};
+use crate::data::{Encode, Encoder, Progress, Skipped, TokenCache, TrainStream};
 use crate::error::{Error, Result};
 use crate::eval::leading_token;
 use crate::model::Model;
@@ -33,6 +33,8 @@ pub enum Start {
 pub enum Event<'a> {
     /// A corpus is being tokenised.
     Corpus(&'a Progress),
+    /// Documents of the corpus of this name could not be read and are left out.
+    Skipped(&'a str, &'a Skipped),
     /// The model is being built: for a new expansion, the directions of this many of this many of the base's matrices are found.
     Building(usize, usize),
     /// A newer checkpoint was set aside.
@@ -43,6 +45,8 @@ pub enum Event<'a> {
     Step(&'a TrainRecord),
     /// This many tokens of this many are scored.
     Measuring(u64, u64),
+    /// This many items of this many of the tasks are done.
+    Asking(u64, u64),
     /// A measurement was made.
     Evaluation(&'a EvalRecord),
 }
@@ -58,6 +62,25 @@ pub fn train(
     start: Start,
     stop: &AtomicBool,
     watch: &mut dyn FnMut(Event),
+) -> Result<Outcome> {
+    train_measured(recipe, foundation, out, start, stop, watch, None)
+}
+
+/// What measures a model after so many steps beside the held-out corpora, and returns numbers by name. It is given what to ask for whether to stop.
+pub type Also<'a> = &'a mut dyn FnMut(&Model, u64, &dyn Fn() -> Result<()>) -> Result<Vec<(String, f64)>>;
+
+/// As [`train`], with another measurement beside that of the held-out corpora.
+///
+/// # Errors
+/// As [`train`].
+pub fn train_measured(
+    recipe: Recipe,
+    foundation: Foundation,
+    out: &Path,
+    start: Start,
+    stop: &AtomicBool,
+    watch: &mut dyn FnMut(Event),
+    mut also: Option<Also<'_>>,
 ) -> Result<Outcome> {
     if start == Start::New {
         RunFolder::refuse_existing(out)?;
@@ -76,6 +99,9 @@ pub fn train(
     };
     let stream = TrainStream::new(&recipe.data.stream, Path::new(""), &cache, &encoder, recipe.train.seed, &mut on_corpus)?;
     let suite = Suite::open(&recipe, base, &encoder, bos, &cache, &mut on_corpus)?;
+    let sources = recipe.data.stream.train.iter().map(|source| source.path.as_str());
+    let skipped = sources.zip(stream.caches().map(TokenCache::skipped)).filter(|(_, skipped)| skipped.documents > 0);
+    skipped.chain(suite.skipped()).for_each(|(name, skipped)| watch(Event::Skipped(name, skipped)));
     let mut standing = foundation.standing()?;
     if foundation.rings.is_empty() {
         standing.base.path.clone_from(&recipe.model.path);
@@ -114,6 +140,7 @@ pub fn train(
     let steps = recipe.train.schedule.steps;
     let mut trainer = Trainer::new(recipe, model, stream, folder, standing, encoder.fingerprint(), point.as_ref())?;
     watch(Event::Begin(point.as_ref().map_or(0, |point| point.state.step), steps));
+    let tasks_folder = out.join("suites");
     let watch = RefCell::new(watch);
     let mut hooks = Hooks {
         stop,
@@ -125,13 +152,21 @@ pub fn train(
             })
         }),
     };
-    if !suite.is_empty() {
-        hooks.evaluate = Some(Box::new(|model, _| {
+    if !suite.is_empty() || also.is_some() {
+        hooks.evaluate = Some(Box::new(|model, step| {
             let results = suite.evaluate(model, &mut |tokens| {
                 (watch.borrow_mut())(Event::Measuring(tokens, suite.tokens()));
                 check_stop()
             })?;
-            Ok(results.iter().flat_map(|(group, result)| result.metrics(group)).collect())
+            let mut numbers: Vec<(String, f64)> = results.iter().flat_map(|(group, result)| result.metrics(group)).collect();
+            numbers.extend(suite.evaluate_tasks(model, step, &tasks_folder, &mut |done, total| {
+                (watch.borrow_mut())(Event::Asking(done, total));
+                check_stop()
+            })?);
+            if let Some(also) = also.as_mut() {
+                numbers.extend(also(model, step, &check_stop)?);
+            }
+            Ok(numbers)
         }));
     }
     trainer.run(&mut hooks)

@@ -9,6 +9,7 @@ use super::metrics::{EvalRecord, Metrics, Record, TrainRecord, unix_time};
 use super::observe::{Resources, weight_norms};
 use super::optimizer::{Optimizer, first_not_finite, gradient_norm};
 use super::run_folder::{ResumePoint, RunFolder};
+use super::spikes::SpikeState;
 use crate::data::{Batch, TrainStream};
 use crate::error::{Error, Result};
 use crate::grow::file::format_version;
@@ -40,6 +41,10 @@ pub struct Outcome {
     pub wall_seconds: f64,
     /// Values that are trained.
     pub trained_parameters: usize,
+    /// Documents of the training corpora that could not be read and were left out.
+    pub skipped_records: u64,
+    /// Steps of the whole run whose updates were left out as spikes.
+    pub skipped_steps: u64,
     /// Loss of the last step; `None` where none was left to do.
     pub loss: Option<f64>,
     /// The newest checkpoint.
@@ -59,6 +64,7 @@ pub struct Trainer {
     standing: Standing,
     tokenizer: String,
     step: u64,
+    spikes: SpikeState,
     /// Whether this step is still to be measured.
     evaluation_due: bool,
     tokens: u64,
@@ -97,6 +103,7 @@ impl Trainer {
         blocks.sort_unstable();
         blocks.dedup();
         let (step, tokens, wall_seconds) = resume.map_or((0, 0, 0.0), |p| (p.state.step, p.state.tokens, p.state.wall_seconds));
+        let spikes = resume.and_then(|point| point.state.spikes.clone()).unwrap_or_default();
         let evaluation_due = resume.map_or(recipe.eval.at_start, |point| point.state.evaluation_due);
         let saved = resume.map(|point| (point.state.step, point.path.clone()));
         Ok(Self {
@@ -111,6 +118,7 @@ impl Trainer {
             standing,
             tokenizer,
             step,
+            spikes,
             evaluation_due,
             tokens,
             wall_seconds,
@@ -150,12 +158,14 @@ impl Trainer {
             tokens: self.tokens,
             wall_seconds: self.wall_seconds,
             trained_parameters: self.model.parameters().iter().map(|p| p.value.len()).sum(),
+            skipped_records: self.stream.caches().map(|cache| cache.skipped().documents).sum(),
+            skipped_steps: self.spikes.skipped,
             loss,
             checkpoint: self.save()?,
         })
     }
 
-    /// One update: gradients of the mean loss over the step's targets, clipped, then AdamW.
+    /// One update: gradients of the mean loss over the step's targets, clipped, then AdamW; a spike updates nothing.
     fn one_step(&mut self) -> Result<TrainRecord> {
         let start = Instant::now();
         let train = &self.recipe.train;
@@ -187,7 +197,13 @@ impl Trainer {
         let scale = if limit > 0.0 && norm > limit { (limit / norm) as f32 } else { 1.0 };
         let factor = train.schedule.factor(self.step);
         let rate = |block| train.learning_rates.of(block) * factor;
-        self.optimizer.update(self.model.parameters_mut(), &self.gradients, scale, number, rate);
+        let skipped = train.skip_spikes.is_some_and(|config| self.spikes.observe(config, loss, norm));
+        if !skipped {
+            // The bias corrections count the updates that were made.
+            let update = number - self.spikes.skipped;
+            let updated = self.optimizer.update(self.model.parameters_mut(), &self.gradients, scale, update, rate);
+            updated.map_err(|error| self.not_finite(error.to_string()))?;
+        }
         let learning_rates = self.blocks.iter().map(|&block| (block.to_string(), rate(block))).collect();
         let seconds = start.elapsed().as_secs_f64();
         self.step = number;
@@ -198,6 +214,7 @@ impl Trainer {
             loss,
             gradient_norm: norm,
             learning_rates,
+            skipped,
             tokens: self.tokens,
             tokens_per_second: tokens as f64 / seconds.max(1e-9),
             wall_seconds: self.wall_seconds,
@@ -263,6 +280,7 @@ impl Trainer {
             wall_seconds: self.wall_seconds,
             evaluation_due: self.evaluation_due,
             learning_rate_factor: train.schedule.factor(self.step.saturating_sub(1)),
+            spikes: train.skip_spikes.map(|_| self.spikes.clone()),
             stream: self.stream.state(),
             base: self.standing.base.clone(),
             rings: self.standing.rings.clone(),

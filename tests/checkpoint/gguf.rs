@@ -120,6 +120,66 @@ fn a_gguf_saved_as_a_directory_keeps_weights_configuration_and_tokens() {
     assert_eq!((saved.bos_token_id(), saved.eos_token_id()), (Some(1), Some(2)));
 }
 
+/// A model as a converter stores it whose architecture turns no rows round: metadata and tensors under that architecture's names.
+fn converted(base: &BaseCheckpoint, architecture: &str) -> Writer {
+    let (mut writer, c) = (Writer::default(), base.config());
+    writer.text("general.architecture", architecture);
+    for (key, value) in [
+        ("embedding_length", c.hidden_size),
+        ("feed_forward_length", c.intermediate_size),
+        ("block_count", c.num_hidden_layers),
+        ("attention.head_count", c.num_attention_heads),
+        ("attention.head_count_kv", c.num_key_value_heads),
+        ("attention.key_length", c.head_dim),
+        ("context_length", c.max_position_embeddings),
+    ] {
+        writer.u32(&format!("{architecture}.{key}"), value as u32);
+    }
+    writer.f32(&format!("{architecture}.attention.layer_norm_rms_epsilon"), c.rms_norm_eps as f32);
+    writer.f32(&format!("{architecture}.rope.freq_base"), c.rope_theta as f32);
+    writer.u32("tokenizer.ggml.bos_token_id", 1);
+    writer.u32("tokenizer.ggml.eos_token_id", 2);
+    let post = architecture == "olmo2";
+    for (name, (shape, values)) in all_tensors(base) {
+        let stored = name
+            .replace("model.layers.", "blk.")
+            .replace("model.embed_tokens", "token_embd")
+            .replace("model.norm", "output_norm")
+            .replace("lm_head", "output")
+            .replace("input_layernorm", "attn_norm")
+            .replace("post_attention_layernorm", if post { "post_attention_norm" } else { "ffn_norm" })
+            .replace("post_feedforward_layernorm", "post_ffw_norm")
+            .replace("self_attn.o_proj", "attn_output")
+            .replace("mlp.", "ffn_")
+            .replace("self_attn.", "attn_")
+            .replace("_proj", "");
+        let dimensions: Vec<u64> = shape.iter().rev().map(|&n| n as u64).collect();
+        writer.f32_tensor(&stored, &dimensions, &values);
+    }
+    writer
+}
+
+#[test]
+fn every_architecture_with_known_names_is_the_model_of_its_directory() {
+    for (name, architecture) in [("qwen2", "qwen2"), ("qwen3", "qwen3"), ("olmo2", "olmo2"), ("olmo2-bias", "olmo2")] {
+        let directory = BaseCheckpoint::open(fixture(&format!("family-{name}"))).unwrap();
+        let writer = converted(&directory, architecture);
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("m.gguf");
+        writer.write(&path);
+        let base = BaseCheckpoint::open(&path).unwrap();
+        assert_eq!(base.config(), directory.config(), "{name}");
+        assert_eq!(all_tensors(&base), all_tensors(&directory), "{name}");
+    }
+    // OLMo-3 is stored under OLMo-2's name and has a window in some of its layers.
+    let mut writer = converted(&BaseCheckpoint::open(fixture("family-olmo2")).unwrap(), "olmo2");
+    writer.u32("olmo2.attention.sliding_window", 4096);
+    assert_error(&open(&writer).unwrap_err(), &["`olmo2.attention.sliding_window` is 4096"]);
+    let mut writer = converted(&BaseCheckpoint::open(fixture("family-qwen2")).unwrap(), "qwen2");
+    writer.f32_tensor("blk.0.attn_q_norm.weight", &[4], &[1.0; 4]);
+    assert_error(&open(&writer).unwrap_err(), &["`blk.0.attn_q_norm.weight`, which no plain Qwen2 model has"]);
+}
+
 #[test]
 fn what_is_not_a_plain_llama_is_refused_by_name() {
     let change = |change: &dyn Fn(&mut Writer), message: &str| {
@@ -137,8 +197,8 @@ fn what_is_not_a_plain_llama_is_refused_by_name() {
     change(&|w| w.u32("general.alignment", 24), "`general.alignment` is 24");
     change(&|w| w.text("general.architecture", "llama"), "`general.architecture` twice");
     let mut writer = Writer::default();
-    writer.text("general.architecture", "qwen3");
-    assert_error(&open(&writer).unwrap_err(), &["\"qwen3\""]);
+    writer.text("general.architecture", "gemma3");
+    assert_error(&open(&writer).unwrap_err(), &["\"gemma3\"; what can be read from a GGUF file is llama, qwen2, qwen3, olmo2"]);
     assert_error(&open(&Writer::llama()).unwrap_err(), &["token_embd.weight"]);
 }
 

@@ -1,5 +1,6 @@
 //! Reading models: what `transformers` and the gguf package say of the same files, and what happens to damaged ones.
 
+mod claims;
 mod config;
 mod faults;
 mod gguf;
@@ -16,20 +17,37 @@ struct Watched;
 
 static LARGEST: AtomicUsize = AtomicUsize::new(0);
 
+thread_local! {
+    /// The same for one thread, between two looks at it.
+    static LARGEST_HERE: std::cell::Cell<usize> = const { std::cell::Cell::new(0) };
+}
+
+fn note(size: usize) {
+    LARGEST.fetch_max(size, Ordering::Relaxed);
+    // Not after the thread's own memory is gone.
+    let _ = LARGEST_HERE.try_with(|largest| largest.set(largest.get().max(size)));
+}
+
+/// Does something, and says how much memory this thread asked for at once.
+fn largest_piece<T>(work: impl FnOnce() -> T) -> (T, usize) {
+    LARGEST_HERE.set(0);
+    (work(), LARGEST_HERE.get())
+}
+
 // SAFETY: everything is passed on to the system's allocator.
 unsafe impl GlobalAlloc for Watched {
     unsafe fn alloc(&self, layout: Layout) -> *mut u8 {
-        LARGEST.fetch_max(layout.size(), Ordering::Relaxed);
+        note(layout.size());
         unsafe { System.alloc(layout) }
     }
 
     unsafe fn alloc_zeroed(&self, layout: Layout) -> *mut u8 {
-        LARGEST.fetch_max(layout.size(), Ordering::Relaxed);
+        note(layout.size());
         unsafe { System.alloc_zeroed(layout) }
     }
 
     unsafe fn realloc(&self, at: *mut u8, layout: Layout, size: usize) -> *mut u8 {
-        LARGEST.fetch_max(size, Ordering::Relaxed);
+        note(size);
         unsafe { System.realloc(at, layout, size) }
     }
 

@@ -113,6 +113,8 @@ impl Results {
              treering compare {out}/runs/scale-preserve {out}/runs/full\n  \
              treering generate {out}/runs/scale-preserve --prompt $'What is the birth city of {name}?\\nAnswer:'\n  \
              treering generate {out}/runs/full --prompt $'What is the birth city of {name}?\\nAnswer:'\n\n\
+             The paper's benchmark, with every method, all routers and tasks in a row, on twenty times as many people:\n  \
+             treering biography run --size mini --out {out}-mini\n\n\
              Then teach a real model, for example SmolLM2-135M some Korean (README.md says where to get both):\n  \
              treering plan recipes/smollm2-korean-preserve.toml\n  \
              treering train recipes/smollm2-korean-preserve.toml",
@@ -198,7 +200,7 @@ impl Results {
         for (style, row) in self.rows.iter().enumerate() {
             for (people, dashed, pick) in [("old", false, (|s| s.old_people) as fn(&Shares) -> f64), ("new", true, |s| s.new_people)] {
                 let points = row.shares.iter().map(|s| Point::new(s.step as f64, 100.0 * pick(s))).collect();
-                series.push(Series { name: format!("{}: {people}", row.name()), style, dashed, joined: true, points });
+                series.push(Series { name: format!("{}: {people}", row.name()), style, dashed, joined: true, points, ..Series::default() });
             }
         }
         svg::render(&Chart {

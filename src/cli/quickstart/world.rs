@@ -1,15 +1,11 @@
 //! The people, their texts, the tokenizer and the untrained model.
 
-use std::collections::HashMap;
 use std::ops::Range;
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 
-use rand_chacha::ChaCha8Rng;
-use rand_chacha::rand_core::SeedableRng;
-use rand_distr::{Distribution, Normal};
-use treering::checkpoint::{BaseCheckpoint, Config, Dtype, names};
-use treering::data::biography::{END_OF_TEXT, People, questions, train_tokenizer};
-use treering::grow::layout::base_parameters;
+use treering::biography::world::untrained_weights;
+use treering::checkpoint::{BaseCheckpoint, Config, Dtype};
+use treering::data::biography::{Attribute, END_OF_TEXT, People, train_tokenizer};
 use treering::tokenizer::Tokenizer;
 use treering::{Error, Result};
 
@@ -50,12 +46,11 @@ impl World {
         let corpora = args.out.join("corpora");
         std::fs::create_dir_all(&corpora).map_err(|error| Error::io(&corpora, error))?;
         people.write_corpus(&corpora.join("old.biographies.jsonl"), old.clone(), COPIES, args.seed)?;
-        write_questions(&corpora.join("old.questions.jsonl"), &people, old.clone())?;
-        write_questions(&corpora.join("new.questions.jsonl"), &people, new.clone())?;
+        people.write_questions(&corpora.join("old.questions.jsonl"), old.clone(), &Attribute::ALL)?;
+        people.write_questions(&corpora.join("new.questions.jsonl"), new.clone(), &Attribute::ALL)?;
 
         // The base's tokenizer has never seen the new people either.
-        let asked: Vec<String> = question_texts(&people, old.clone())?;
-        let texts = people.texts(old.clone(), 1, args.seed)?.chain(asked);
+        let texts = people.texts(old.clone(), 1, args.seed)?.chain(people.question_texts(old.clone(), &Attribute::ALL)?);
         let tokenizer = Tokenizer::new(train_tokenizer(texts.collect::<Vec<_>>().into_iter(), VOCAB_SIZE)?)?;
         let end = tokenizer.token_to_id(END_OF_TEXT);
         let tokenizer = tokenizer.with_defaults(None, end);
@@ -96,44 +91,6 @@ impl World {
             self.old.end
         )
     }
-}
-
-/// Every question with its answer, one text each.
-fn question_texts(people: &People, range: Range<u64>) -> Result<Vec<String>> {
-    let mut texts = Vec::new();
-    for index in range {
-        texts.extend(questions(&people.person(index)?).map(|(prompt, answer)| format!("{prompt} {answer}")));
-    }
-    Ok(texts)
-}
-
-fn write_questions(path: &Path, people: &People, range: Range<u64>) -> Result<()> {
-    let lines: String =
-        question_texts(people, range)?.into_iter().map(|text| serde_json::json!({ "text": text }).to_string() + "\n").collect();
-    write(path, &lines)
-}
-
-/// Shape and values of tensors by name.
-type Tensors = HashMap<String, (Vec<usize>, Vec<f32>)>;
-
-/// Small random weights: normal with deviation 0.02, less for what is added to the residual stream, and norms of one.
-fn untrained_weights(config: &Config, seed: u64) -> Result<Tensors> {
-    let mut rng = ChaCha8Rng::seed_from_u64(seed);
-    let depth = (2.0 * config.num_hidden_layers as f32).sqrt();
-    let mut tensors = HashMap::new();
-    for expected in base_parameters(config) {
-        let count: usize = expected.shape.iter().product();
-        let deviation = if expected.name.contains("o_proj") || expected.name.contains("down_proj") { 0.02 / depth } else { 0.02 };
-        let value = if expected.shape.len() == 1 {
-            vec![1.0; count]
-        } else {
-            let normal = Normal::new(0.0f32, deviation).map_err(|error| Error::Numeric(format!("deviation {deviation}: {error}")))?;
-            normal.sample_iter(&mut rng).take(count).collect()
-        };
-        tensors.insert(expected.name, (expected.shape, value));
-    }
-    debug_assert!(tensors.contains_key(&names::weight(names::EMBED_TOKENS)));
-    Ok(tensors)
 }
 
 /// The three recipes, as a person would write them.

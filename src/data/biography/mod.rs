@@ -4,21 +4,23 @@
 //! The controlled benchmark of SCALE (arXiv 2511.03270) after Zheng et al., *Spurious Forgetting in Continual Learning of Language Models*
 //! (ICLR 2025) and Allen-Zhu & Li, *Physics of Language Models* 3.1. All names and sentences are this project's own.
 
+pub mod dataset;
 mod lists;
 mod questions;
 mod tokenizer;
 
-use std::io::{BufWriter, Write};
+use std::io::Write;
 use std::ops::Range;
 use std::path::Path;
 
 use serde::{Deserialize, Serialize};
 
 pub use questions::{Question, QuestionBatch, QuestionSet};
-pub use tokenizer::{END_OF_TEXT, train_tokenizer};
+pub use tokenizer::{END_OF_TEXT, check_tokenizer, train_tokenizer};
 
 use self::lists::{LISTS, MONTHS};
 use super::order::{Permutation, Random};
+use crate::checkpoint::atomic;
 use crate::error::{Error, IoContext, Result};
 
 /// What is known of a person.
@@ -42,6 +44,30 @@ pub enum Attribute {
 impl Attribute {
     /// All attributes, in the order of questions.
     pub const ALL: [Self; 6] = [Self::BirthDate, Self::BirthCity, Self::University, Self::Major, Self::Company, Self::CompanyCity];
+
+    /// The name used in files, JSON and on the command line.
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::BirthDate => "birth_date",
+            Self::BirthCity => "birth_city",
+            Self::University => "university",
+            Self::Major => "major",
+            Self::Company => "company",
+            Self::CompanyCity => "company_city",
+        }
+    }
+}
+
+impl std::str::FromStr for Attribute {
+    type Err = Error;
+
+    fn from_str(text: &str) -> Result<Self> {
+        Self::ALL.into_iter().find(|attribute| attribute.as_str() == text).ok_or_else(|| {
+            let names = Self::ALL.map(Self::as_str);
+            let hint = crate::recipe::suggestion(text, names.into_iter());
+            Error::usage(format!("`{text}` is no attribute of a person; there are {}{hint}", names.join(", ")))
+        })
+    }
 }
 
 /// One person: six facts about a name.
@@ -142,17 +168,29 @@ impl People {
     /// # Errors
     /// When the range leaves the population or the file cannot be written.
     pub fn write_corpus(&self, path: &Path, range: Range<u64>, copies: u64, seed: u64) -> Result<()> {
-        let texts = self.texts(range, copies, seed)?;
-        let mut beside = path.as_os_str().to_owned();
-        beside.push(".tmp");
-        let beside = Path::new(&beside);
-        let mut file = BufWriter::new(std::fs::File::create(beside).at(beside)?);
-        for text in texts {
-            writeln!(file, "{}", serde_json::json!({ "text": text })).at(beside)?;
-        }
-        let file = file.into_inner().map_err(|e| Error::io(beside, e.into_error()))?;
-        file.sync_all().at(beside)?;
-        std::fs::rename(beside, path).at(path)
+        write_texts(path, self.texts(range, copies, seed)?)
+    }
+
+    /// The questions about everyone in `range`, those about `attributes`, each with its answer after one space.
+    ///
+    /// # Errors
+    /// When the range leaves the population.
+    pub fn question_texts<'a>(&'a self, range: Range<u64>, attributes: &'a [Attribute]) -> Result<impl Iterator<Item = String> + 'a> {
+        self.check(&range)?;
+        Ok(range.flat_map(move |index| {
+            let asked = self.person(index).ok().map(|person| questions(&person));
+            let wanted =
+                Attribute::ALL.into_iter().zip(asked.into_iter().flatten()).filter(|(attribute, _)| attributes.contains(attribute));
+            wanted.map(|(_, (prompt, answer))| format!("{prompt} {answer}")).collect::<Vec<_>>()
+        }))
+    }
+
+    /// Writes [`question_texts`](Self::question_texts) as [`write_corpus`](Self::write_corpus) writes biographies.
+    ///
+    /// # Errors
+    /// As [`write_corpus`](Self::write_corpus).
+    pub fn write_questions(&self, path: &Path, range: Range<u64>, attributes: &[Attribute]) -> Result<()> {
+        write_texts(path, self.question_texts(range, attributes)?)
     }
 
     fn check(&self, range: &Range<u64>) -> Result<()> {
@@ -161,6 +199,15 @@ impl People {
         }
         Ok(())
     }
+}
+
+fn write_texts(path: &Path, texts: impl Iterator<Item = String>) -> Result<()> {
+    atomic::write_file(path, |file| {
+        for text in texts {
+            writeln!(file, "{}", serde_json::json!({ "text": text })).at(path)?;
+        }
+        Ok(())
+    })
 }
 
 /// Streams of random numbers apart from those of the people themselves.

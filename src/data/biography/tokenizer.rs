@@ -5,6 +5,7 @@ use tokenizers::models::bpe::{BPE, BpeTrainerBuilder};
 use tokenizers::pre_tokenizers::byte_level::ByteLevel;
 use tokenizers::{AddedToken, Tokenizer};
 
+use super::lists::LISTS;
 use crate::error::{Error, Result};
 
 /// The token that ends a document; it has the number 0.
@@ -31,4 +32,29 @@ pub fn train_tokenizer(texts: impl Iterator<Item = String> + Send, vocab_size: u
     tokenizer.with_decoder(Some(ByteLevel::new(false, true, true)));
     tokenizer.train(&mut TrainerWrapper::from(trainer), texts).map_err(failed)?;
     Ok(tokenizer)
+}
+
+/// Checks that a tokenizer keeps every name and every value apart from all others: what it writes comes back as it was.
+///
+/// # Errors
+/// [`Error::Usage`] with the first text that comes back as another.
+pub fn check_tokenizer(tokenizer: &crate::tokenizer::Tokenizer) -> Result<()> {
+    let lists = &*LISTS;
+    let longest = lists.first_names.len().max(lists.middle_names.len()).max(lists.last_names.len());
+    let at = |pool: &[String], index: usize| pool[index % pool.len()].clone();
+    let names = (0..longest)
+        .map(|index| format!("{} {} {}", at(&lists.first_names, index), at(&lists.middle_names, index), at(&lists.last_names, index)));
+    let values = lists.cities.iter().chain(&lists.majors).map(|value| (*value).to_owned());
+    let values = values.chain(lists.universities.iter().chain(&lists.companies).cloned()).chain(["March 27, 1948".to_owned()]);
+    for text in names.chain(values) {
+        let found = tokenizer.decode(&tokenizer.encode(&text)?)?;
+        // Some tokenizers put a space before every text.
+        if found.trim() != text {
+            return Err(Error::usage(format!(
+                "the tokenizer cannot write {text:?}, which comes back as {found:?}\n  hint: a byte-level tokenizer writes every text; \
+                 without --tokenizer one is trained"
+            )));
+        }
+    }
+    Ok(())
 }

@@ -1,8 +1,8 @@
 //! Where gradients flow: the one pass over the layers that work and memory are counted from.
 
 use crate::baseline::{Baseline, Method, Part};
-use crate::checkpoint::Config;
 use crate::checkpoint::names::Projection;
+use crate::checkpoint::{Config, QueryKeyNorm};
 use crate::grow::layout;
 use crate::grow::sizes::{Growth, Module, Sizes};
 use crate::model::Block;
@@ -33,6 +33,10 @@ pub(super) struct Stream {
     pub heads: u64,
     /// Width of the feed-forward network.
     pub ffn: u64,
+    /// Whether norms stand behind attention and feed-forward network rather than before them.
+    pub post_norms: bool,
+    /// Whether queries and keys are normalised.
+    pub query_key_norm: bool,
     /// Whether the residual stream carries a gradient into the layer, into the feed-forward half, and out of the layer.
     pub live: [bool; 3],
     /// Whether a gradient flows through the attention.
@@ -46,6 +50,8 @@ pub(super) struct Stream {
 /// One layer.
 #[derive(Debug, Clone)]
 pub(super) struct Layer {
+    /// Tokens that a query looks back over; all of them where there is none.
+    pub window: Option<usize>,
     pub products: Vec<Product>,
     pub base: Stream,
     /// The rings' streams, from the innermost out.
@@ -111,7 +117,7 @@ fn widened(config: &Config, inner: &[Growth], growth: &Growth) -> Vec<Layer> {
             let streams = inner.iter().map(|ring| of_ring(ring, false)).chain([of_ring(growth, true)]);
             // All of them are inputs of trained matrices.
             let read = |stream: Stream| Stream { inputs: all_inputs(&stream), ..stream };
-            Layer { products, base: read(base), rings: streams.map(read).collect() }
+            Layer { window: config.window(layer), products, base: read(base), rings: streams.map(read).collect() }
         })
         .collect()
 }
@@ -124,8 +130,9 @@ fn plain(config: &Config, baseline: &Baseline) -> Vec<Layer> {
             let trained = baseline.trains(config, Part::Layer(layer));
             let adapted = |projections: &[Projection]| projections.iter().any(|&p| baseline.adapter(p).is_some());
             let entry = live;
-            // A trained norm's own gradient needs that of its output.
+            // A trained norm's own gradient needs that of its output; without one before them, q, k and v read the stream itself.
             let normed = entry || trained;
+            let read = entry || (trained && !config.family.has_post_norms());
             let attention = normed || adapted(&[Projection::Q, Projection::K, Projection::V]);
             let middle = attention || adapted(&[Projection::O]);
             let ffn = middle || adapted(&[Projection::Gate, Projection::Up]);
@@ -134,7 +141,7 @@ fn plain(config: &Config, baseline: &Baseline) -> Vec<Layer> {
             let widths = stream(&model);
             for projection in Projection::ALL {
                 let [out, width] = projection_shape(&model, projection);
-                let live_input = input_is_live(projection, normed, attention, middle, ffn);
+                let live_input = input_is_live(projection, read, attention, middle, ffn);
                 products.push(Product { block: Block::Base, values: (out * width) as u64, trained, live_input });
                 if let Some(lora) = baseline.adapter(projection) {
                     let mut push = |block, values: usize, live_input| {
@@ -158,7 +165,7 @@ fn plain(config: &Config, baseline: &Baseline) -> Vec<Layer> {
             // A trained final norm needs the head's gradient whatever lies below it.
             let out = live || (layer + 1 == model.num_hidden_layers && baseline.trains(config, Part::Norm));
             let base = Stream { live: [entry, middle, out], live_attention: attention, live_ffn: ffn, inputs, ..widths };
-            Layer { products, base, rings: Vec::new() }
+            Layer { window: model.window(layer), products, base, rings: Vec::new() }
         })
         .collect()
 }
@@ -182,6 +189,8 @@ fn stream(config: &Config) -> Stream {
         key_value: config.key_value_size() as u64,
         heads: config.num_attention_heads as u64,
         ffn: config.intermediate_size as u64,
+        post_norms: config.family.has_post_norms(),
+        query_key_norm: config.family.query_key_norm() != QueryKeyNorm::None,
         live: [false; 3],
         live_attention: false,
         live_ffn: false,

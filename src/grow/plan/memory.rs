@@ -88,14 +88,18 @@ fn product_bytes(precision: Precision) -> u64 {
 
 /// Bytes that one stream of one layer keeps for each token.
 fn kept_bytes(stream: &Stream, product: u64) -> u64 {
-    let &Stream { hidden, query, key_value, heads, ffn, live, live_attention, live_ffn, inputs } = stream;
+    let &Stream { hidden, query, key_value, heads, ffn, post_norms, query_key_norm, live, live_attention, live_ffn, inputs } = stream;
     let inputs = inputs * product;
-    let norms = live[..2].iter().filter(|&&live| live).count() as u64 * (hidden + 1) * F32;
+    // Norms before a half keep the stream as it comes in, those behind it what the half wrote.
+    let live_norms = if post_norms { &live[1..] } else { &live[..2] };
+    let norms = live_norms.iter().filter(|&&live| live).count() as u64 * (hidden + 1) * F32;
+    // What is normalised before it is turned to its position is kept beside what comes out.
+    let query_key = if query_key_norm && live_attention { (query + key_value + 2 * heads) * F32 } else { 0 };
     // The attention's result is an input of `o_proj` too: in f32 it is kept once for both.
     let result = if product == F32 { 0 } else { query };
     let attention = if live_attention { (query + 2 * key_value + result + heads) * F32 } else { 0 };
     let ffn = if live_ffn { 2 * ffn * F32 } else { 0 };
-    inputs + norms + attention + ffn
+    inputs + norms + query_key + attention + ffn
 }
 
 fn workspace_bytes(request: &Request<'_>, layers: &[Layer], tokens: u64, product: u64) -> u64 {

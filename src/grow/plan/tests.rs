@@ -1,5 +1,6 @@
 use super::*;
 use crate::baseline::{Freeze, LlamaPro, Lora};
+use crate::checkpoint::Family;
 use crate::grow::{Module, Placement, Sizes};
 
 /// SmolLM2-135M.
@@ -202,6 +203,35 @@ fn attention_grows_with_the_window_and_layers_do_not() {
     assert_eq!((short.table, short.forward.head), (long.table, long.forward.head));
     // Under Preserve only the expansion's heads are run backward.
     assert_eq!(short.backward.attention, 30 * 5 * 192 * 256);
+}
+
+#[test]
+fn a_sliding_window_and_further_norms_are_counted() {
+    let of = |config: &Config, method: &Method, sequence_length| {
+        let request = Request { config, rings: &[], method, precision: Precision::F32, batch_size: 1, sequence_length, recompute: false };
+        Plan::new(&request).unwrap()
+    };
+    let full = method(None);
+    // Of four tokens with a window of two the first sees one and the others two each.
+    let mistral = Config { family: Family::Mistral, sliding_window: Some(2), ..smol() };
+    assert_eq!(of(&mistral, &full, 4).flops_per_token.forward.attention, 30 * 4 * 576 * 7 / 4);
+    assert_eq!(of(&mistral, &full, 2).flops_per_token, of(&smol(), &full, 2).flops_per_token);
+    let upper = Config { family: Family::Qwen2, sliding_window: Some(2), full_attention_layers: (0..29).collect(), ..smol() };
+    assert_eq!(of(&upper, &full, 4).flops_per_token.forward.attention, 4 * 576 * (29 * 10 + 7) / 4);
+
+    for family in Family::ALL {
+        let config = Config { family, ..smol() };
+        for growth in [None, Some(growth(30, &[])), Some(growth(10, &Module::ALL))] {
+            let plan = of(&config, &method(growth.as_ref()), 64);
+            let frozen = if growth.is_some() { config.parameter_count() } else { 0 };
+            let trained = growth.as_ref().map_or(config.parameter_count(), |g| layout::parameter_count(&config, g).unwrap() as u64);
+            assert_eq!((plan.frozen_parameters, plan.trained_parameters), (frozen, trained), "{family:?}");
+            // Norms are no matrices: the table is that of a Llama, to the operation.
+            assert_eq!(plan.flops_per_token.table, of(&smol(), &method(growth.as_ref()), 64).flops_per_token.table, "{family:?}");
+        }
+    }
+    let activations = |family| of(&Config { family, ..smol() }, &full, 64).memory_bytes.activations;
+    assert_eq!(activations(Family::Qwen3) - activations(Family::Llama), 64 * 30 * (576 + 192 + 2 * 9) * 4);
 }
 
 #[test]

@@ -49,9 +49,10 @@ pub struct Flops {
 
 impl Flops {
     pub(super) fn count(request: &Request<'_>, layers: &[Layer]) -> Self {
-        let (mut forward, mut backward) = (Work::default(), Work::default());
+        let (mut forward, mut backward, mut recomputed) = (Work::default(), Work::default(), Work::default());
         let mut table = 0;
         for layer in layers {
+            let before = forward;
             for product in &layer.products {
                 let once = 2 * product.values;
                 forward.layers += once;
@@ -60,10 +61,16 @@ impl Flops {
                 table += once + weight + if product.block == Block::BaseToExpansion { 0 } else { input };
             }
             for stream in layer.streams() {
-                let once = attention(stream, request.sequence_length as u64);
+                let once = attention(stream, request.sequence_length as u64, layer.window);
                 forward.attention += once;
                 // Five products rather than two: the scores again, then the gradients of values, weights, queries and keys.
                 backward.attention += if stream.live_attention { once / 2 * 5 } else { 0 };
+            }
+            // A layer that no gradient reaches is not run again.
+            let reached = layer.products.iter().any(|product| product.trained) || layer.streams().any(|stream| stream.live[0]);
+            if request.recompute && reached {
+                recomputed.layers += forward.layers - before.layers;
+                recomputed.attention += forward.attention - before.attention;
             }
         }
         let vocab = request.config.vocab_size as u64;
@@ -82,12 +89,14 @@ impl Flops {
         }
         let layer: u64 = Projection::ALL.iter().map(|&p| projection_shape(request.config, p).iter().product::<usize>() as u64).sum();
         let table_full = 6 * layer * request.config.num_hidden_layers as u64;
-        let recomputed = if request.recompute { Work { head: 0, ..forward } } else { Work::default() };
         Self { forward, backward, recomputed, total: forward.total() + backward.total() + recomputed.total(), table, table_full }
     }
 }
 
-/// Scores and weighted sums of one token that sees half a window on average.
-fn attention(stream: &Stream, sequence_length: u64) -> u64 {
-    2 * stream.query * (sequence_length + 1)
+/// Scores and weighted sums of one token, which sees half a window of the data on average where nothing narrower slides over it.
+fn attention(stream: &Stream, sequence_length: u64, window: Option<usize>) -> u64 {
+    let window = window.map_or(sequence_length, |window| (window as u64).min(sequence_length));
+    // The first tokens see all before them, the rest `window` each.
+    let seen = u128::from(window) * u128::from(2 * sequence_length - window + 1) / 2;
+    (4 * u128::from(stream.query) * seen / u128::from(sequence_length)) as u64
 }

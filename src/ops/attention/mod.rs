@@ -7,14 +7,17 @@
 //! FlashAttention-2, <https://arxiv.org/abs/2307.08691>; grouped queries, <https://arxiv.org/abs/2305.13245>.
 
 mod backward;
+mod forest;
 mod forward;
 mod product;
 #[cfg(test)]
 mod tests;
 
 pub use backward::{Saved, backward};
+pub use forest::{Segment, forward_forest};
 pub use forward::forward;
 
+use std::borrow::Cow;
 use std::cell::RefCell;
 use std::marker::PhantomData;
 
@@ -86,6 +89,18 @@ impl Shape {
             assert!(starts.iter().zip(ends).all(|(&s, end)| s as usize <= end), "a row that does not see itself");
         }
     }
+}
+
+/// First visible key of each query where queries look back over at most `window` keys, their own included, and not before `starts`;
+/// `None` where every query sees all before it.
+///
+/// # Shapes
+/// `starts`, result `[batch, query_len]`.
+pub fn window_starts<'a>(shape: &Shape, starts: Option<&'a [u32]>, window: Option<usize>) -> Option<Cow<'a, [u32]>> {
+    let Some(window) = window.filter(|&window| window < shape.key_len()) else { return starts.map(Cow::Borrowed) };
+    let first = |row: usize| (shape.past + row % shape.query_len + 1).saturating_sub(window) as u32;
+    let latest = |row: usize| starts.map_or(first(row), |starts| first(row).max(starts[row]));
+    Some((0..shape.batch * shape.query_len).map(latest).collect())
 }
 
 /// Keys or values of every sequence, possibly inside larger buffers (a cache with room to grow).

@@ -1,5 +1,6 @@
 //! Products whose right operand is packed by hand, so that many blocks of rows share one packing.
 
+use crate::ops::count;
 use crate::ops::isa::Isa;
 use crate::ops::kernel::{Lhs, Sweep, kernel};
 use crate::ops::packed::panel_width;
@@ -71,6 +72,7 @@ impl Product {
         assert!(depth <= b.k && columns <= b.n, "[{depth}, {columns}] of a [{}, {}] operand", b.k, b.n);
         assert!((rows - 1) * a_stride + depth <= a.len(), "left operand too short");
         assert!(columns <= c_stride && (rows - 1) * c_stride + columns <= c.len(), "result too short");
+        count::attention(rows, columns, depth);
         let lhs = Lhs::F32 { data: a.as_ptr(), stride: a_stride };
         for (panel, column) in b.data.chunks_exact(b.k * self.width).zip((0..columns).step_by(self.width)) {
             let (panel, c) = (panel.as_ptr().cast(), c[column..].as_mut_ptr());

@@ -35,6 +35,12 @@ impl Case {
         self
     }
 
+    /// A window that slides over the keys, beside whatever hides keys already.
+    fn with_window(mut self, window: usize) -> Self {
+        self.starts = window_starts(&self.shape, self.starts.as_deref(), Some(window)).map(|starts| starts.into_owned());
+        self
+    }
+
     fn sequences<'a>(&self, data: &'a [f32]) -> Sequences<'a> {
         Sequences::packed(data, self.shape.key_len(), self.shape.kv_heads * self.shape.head_dim)
     }
@@ -71,6 +77,10 @@ fn forward_agrees_with_f64_over_sizes_groups_masks_and_caches() {
         Case::new(2, 70, 100, 8, 1, 24),
         Case::new(2, 300, 0, 4, 2, 16).with_documents(),
         Case::new(1, 90, 130, 3, 1, 8).with_documents(),
+        Case::new(2, 300, 0, 4, 2, 16).with_window(1),
+        Case::new(2, 300, 0, 4, 2, 16).with_window(70),
+        Case::new(1, 90, 200, 3, 1, 8).with_window(129),
+        Case::new(2, 300, 0, 4, 2, 16).with_documents().with_window(90),
     ] {
         let want = case.reference(&wide(&case.q), &wide(&case.k), &wide(&case.v));
         assert_close(&format!("{:?}", case.shape), &case.forward().0, &want, 2e-6);
@@ -86,6 +96,8 @@ fn backward_agrees_with_finite_differences_over_sizes_groups_masks_and_caches() 
         Case::new(1, 5, 130, 2, 1, 3),
         Case::new(1, 131, 0, 2, 1, 1).with_documents(),
         Case::new(1, 20, 0, 2, 2, 4).with_documents(),
+        Case::new(2, 20, 0, 2, 1, 4).with_window(6),
+        Case::new(1, 140, 0, 2, 2, 1).with_documents().with_window(9),
     ] {
         let (q, k, v, dout) = (wide(&case.q), wide(&case.k), wide(&case.v), wide(&case.dout));
         let old = [random(5, q.len()), random(6, k.len()), random(7, v.len())];
@@ -145,7 +157,9 @@ fn gradients_over_many_tiles_are_the_sum_of_each_rows_own() {
 
 #[test]
 fn a_row_has_the_same_bits_in_a_prefill_alone_with_a_cache_and_beside_other_sequences() {
-    for case in [Case::new(2, 270, 0, 6, 2, 64), Case::new(2, 270, 0, 3, 1, 20).with_documents()] {
+    for case in
+        [Case::new(2, 270, 0, 6, 2, 64), Case::new(2, 270, 0, 3, 1, 20).with_documents(), Case::new(2, 270, 0, 3, 1, 20).with_window(100)]
+    {
         let whole = case.forward();
         let Shape { query_len, heads, kv_heads, head_dim, .. } = case.shape;
         let (width, kv_width, capacity) = (heads * head_dim, kv_heads * head_dim, query_len + 50);
@@ -172,8 +186,20 @@ fn a_row_has_the_same_bits_in_a_prefill_alone_with_a_cache_and_beside_other_sequ
 }
 
 #[test]
+fn a_window_hides_what_lies_further_back_and_nothing_where_it_is_wide_enough() {
+    let shape = Case::new(2, 4, 3, 1, 1, 1).shape;
+    let starts = |given: Option<&[u32]>, window| window_starts(&shape, given, window).map(|starts| starts.into_owned());
+    assert_eq!((starts(None, None), starts(None, Some(7))), (None, None));
+    assert_eq!(starts(None, Some(6)).unwrap(), [0, 0, 0, 1, 0, 0, 0, 1]);
+    assert_eq!(starts(None, Some(2)).unwrap(), [2, 3, 4, 5, 2, 3, 4, 5]);
+    let documents = [0, 4, 4, 4, 0, 0, 0, 6];
+    assert_eq!(starts(Some(&documents), None).unwrap(), documents);
+    assert_eq!(starts(Some(&documents), Some(2)).unwrap(), [2, 4, 4, 5, 2, 3, 4, 6]);
+}
+
+#[test]
 fn bits_do_not_depend_on_the_thread_count() {
-    let case = Case::new(3, 200, 0, 6, 2, 32).with_documents();
+    let case = Case::new(3, 200, 0, 6, 2, 32).with_documents().with_window(80);
     assert_same_on_any_thread_count(|| {
         let mut d = [vec![0.0; case.q.len()], vec![0.0; case.k.len()], vec![0.0; case.v.len()]];
         let [dq, dk, dv] = &mut d;

@@ -1,4 +1,5 @@
-//! A comparison as pictures. A run has the same colour and mark in all of them; its preservation head is dashed and hollow.
+//! A comparison as pictures. A run has the same colour in all of them, and each of its heads and routers the same mark: the adaptation head, or the only
+//! one, the run's own; the preservation head the same, dashed and hollow; earlier rings, dashed, and routers, dotted, have others.
 
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -7,7 +8,7 @@ use super::tables::{NONE, format_bytes, format_seconds};
 use super::{Comparison, Run};
 use crate::eval::format_perplexity;
 use crate::report::axis::{Scale, group_thousands};
-use crate::report::svg::short;
+use crate::report::svg::{MARKS, short};
 use crate::report::{Align, Bar, Bars, Chart, Drawing, Point, Reference, Series, Table};
 
 /// A picture of a page, and its numbers.
@@ -38,6 +39,9 @@ impl Comparison {
         let sets: BTreeSet<&str> =
             self.measurements_of_all().flat_map(|m| m.questions.keys()).filter_map(|name| Some(name.rsplit_once('/')?.0)).collect();
         panels.extend(sets.into_iter().zip(1..).map(|(set, number)| lines(&format!("questions-{number}"), self.questions(set), "")));
+        let tasks: BTreeSet<&str> =
+            self.measurements_of_all().flat_map(|m| m.suites.keys()).filter_map(|name| Some(name.rsplit_once('/')?.0)).collect();
+        panels.extend(tasks.into_iter().zip(1..).map(|(task, number)| lines(&format!("task-{number}"), self.task(task), "")));
         panels.extend([
             lines(
                 "representation",
@@ -134,6 +138,23 @@ impl Comparison {
             y_label: "% right".into(),
             series: unlabelled(series),
             y_also: vec![0.0, 100.0],
+            ..Chart::default()
+        }
+    }
+
+    /// What a multiple-choice task is quoted by.
+    fn task(&self, task: &str) -> Chart {
+        let (series, _) = self.series(
+            |measured: &Measured, head: &str| Some((measured.step as f64, 100.0 * measured.suites.get(&format!("{task}/{head}"))?)),
+            |_: &[Point]| false,
+        );
+        Chart {
+            title: task.replace('_', " "),
+            subtitle: "Normalised accuracy where the task has one, else accuracy; higher is better".into(),
+            x_label: "steps".into(),
+            x_whole: true,
+            y_label: "%".into(),
+            series: unlabelled(series),
             ..Chart::default()
         }
     }
@@ -240,6 +261,8 @@ impl Comparison {
     /// all points are `kept` are counted instead: they would lie on one another.
     fn series(&self, place: impl Fn(&Measured, &str) -> Option<(f64, f64)>, kept: impl Fn(&[Point]) -> bool) -> (Vec<Series>, usize) {
         let (mut series, mut count) = (Vec::new(), 0);
+        // Marks after those of the runs, one for each ring within and each router of any run.
+        let mut others = self.runs.len();
         for (index, run) in self.runs.iter().enumerate() {
             let mut heads: Vec<&str> = Vec::new();
             for head in run.evaluations.iter().flat_map(|m| &m.heads) {
@@ -255,7 +278,14 @@ impl Comparison {
                 let points: Vec<Point> = run.evaluations.iter().filter_map(point).collect();
                 let preservation = head == "preservation";
                 // What a ring within says does not change either.
-                let dashed = preservation || head.starts_with("ring-");
+                let ring = head.starts_with("ring-");
+                let of_run = preservation || head == "base" || head == "adaptation";
+                let mark = (!of_run).then(|| {
+                    // Neither the base's nor the run's own.
+                    let free = |mark: &usize| mark % MARKS != 0 && mark % MARKS != (index + 1) % MARKS;
+                    others = (others + 1..).find(free).unwrap_or(others);
+                    others
+                });
                 if points.is_empty() {
                     continue;
                 }
@@ -263,8 +293,14 @@ impl Comparison {
                     count += 1;
                     continue;
                 }
-                let name = if head == "base" { run.name.clone() } else { format!("{}, {head} head", run.name) };
-                series.push(Series { name, style: index + 1, dashed, joined: true, points });
+                let name = match head {
+                    "base" => run.name.clone(),
+                    _ if of_run || ring => format!("{}, {head} head", run.name),
+                    router => format!("{}, routed by {router}", run.name),
+                };
+                let dashed = preservation || ring;
+                let dotted = !dashed && !of_run;
+                series.push(Series { name, style: index + 1, mark, dashed, dotted, joined: true, points });
             }
         }
         (series, count)
@@ -277,7 +313,7 @@ impl Comparison {
             style: index + 1,
             joined: true,
             points: points(run),
-            dashed: false,
+            ..Series::default()
         };
         self.runs.iter().enumerate().map(series).filter(|series| !series.points.is_empty()).collect()
     }

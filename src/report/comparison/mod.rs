@@ -86,6 +86,9 @@ fn notes(runs: &[Run]) -> Vec<String> {
         if run.steps < run.planned_steps {
             notes.push(format!("{} has not finished: {} steps so far.", run.name, run.progress()));
         }
+        if run.skipped_steps > 0 {
+            notes.push(format!("{} skipped {} of its {} steps as loss spikes.", run.name, run.skipped_steps, run.steps));
+        }
         let Some(last) = run.last() else {
             notes.push(format!("{} has not been measured on a held-out corpus yet.", run.name));
             continue;

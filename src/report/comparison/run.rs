@@ -31,6 +31,8 @@ pub struct Run {
     pub steps: u64,
     /// Updates the recipe asks for.
     pub planned_steps: u64,
+    /// Steps whose updates were left out as spikes.
+    pub skipped_steps: u64,
     /// Tokens read.
     pub tokens: u64,
     /// Median over the steps.
@@ -74,6 +76,9 @@ pub struct Measured {
     pub expansion_to_base_norm: Option<Norms>,
     /// Share of questions whose answer's first token is right, by `SET/HEAD`.
     pub questions: BTreeMap<String, f64>,
+    /// What multiple-choice tasks are quoted by, `acc_norm` where there is one and `acc` else, by `TASK/HEAD`; of MMLU's subjects only the mean.
+    #[serde(skip_serializing_if = "BTreeMap::is_empty")]
+    pub suites: BTreeMap<String, f64>,
 }
 
 /// Frobenius norms of the W12 blocks.
@@ -150,6 +155,7 @@ impl Run {
             }
         }
         let mut speeds: Vec<f64> = steps.iter().map(|train| train.tokens_per_second).collect();
+        run.skipped_steps = steps.iter().filter(|train| train.skipped).count() as u64;
         speeds.sort_by(f64::total_cmp);
         run.tokens_per_second = speeds.get(speeds.len() / 2).copied();
         if let Some(last) = steps.last() {
@@ -202,6 +208,7 @@ impl Measured {
             representation_cosine: representation(values),
             expansion_to_base_norm: norms.map(|(mean, largest)| Norms { mean, largest, modules: modules.collect() }),
             questions: questions.collect(),
+            suites: suites(values),
         }
     }
 }
@@ -209,6 +216,8 @@ impl Measured {
 /// The perplexities among the named numbers of a measurement, by head.
 fn heads(values: &BTreeMap<String, Option<f64>>) -> Vec<HeadPerplexity> {
     let mut corpora: BTreeMap<&str, BTreeMap<String, f64>> = BTreeMap::new();
+    // A head that was asked tasks alone is a head, too.
+    corpora.extend(values.keys().filter_map(|name| Some((task_metric(name)?.1, BTreeMap::new()))));
     for (name, value) in values {
         let Some((corpus, head)) = name.strip_suffix("/perplexity").and_then(|path| path.rsplit_once('/')) else { continue };
         if corpus.starts_with("learn/") || corpus.starts_with("forget/") {
@@ -236,6 +245,27 @@ fn heads(values: &BTreeMap<String, Option<f64>>) -> Vec<HeadPerplexity> {
         .chain(corpora.into_iter().map(|(router, of)| (router.to_owned(), of)))
         .map(|(head, corpora)| HeadPerplexity { head, forgetting: mean(&corpora, "forget/"), learning: mean(&corpora, "learn/"), corpora })
         .collect()
+}
+
+/// Task, head and metric of a number's name, `suite/arc_easy/preservation/acc`.
+fn task_metric(name: &str) -> Option<(&str, &str, &str)> {
+    let (path, metric) = name.strip_prefix("suite/")?.rsplit_once('/')?;
+    let (task, head) = path.rsplit_once('/')?;
+    Some((task, head, metric))
+}
+
+/// The number that stands for each task, by task and head.
+fn suites(values: &BTreeMap<String, Option<f64>>) -> BTreeMap<String, f64> {
+    let mut found = BTreeMap::new();
+    for (name, value) in values {
+        let (Some((task, head, metric)), Some(value)) = (task_metric(name), value) else { continue };
+        let subject = task.starts_with("mmlu_") && values.keys().any(|name| name.starts_with("suite/mmlu/"));
+        // `acc` comes before `acc_norm`, which takes its place.
+        if ["acc", "acc_norm"].contains(&metric) && !subject {
+            found.insert(format!("{task}/{head}"), *value);
+        }
+    }
+    found
 }
 
 fn representation(values: &BTreeMap<String, Option<f64>>) -> Option<f64> {

@@ -26,6 +26,7 @@ pub(in crate::report) fn records(heads: &[&str], last: &[(f64, f64)]) -> Vec<Rec
             loss: 2.0,
             gradient_norm: 1.0,
             learning_rates: BTreeMap::new(),
+            skipped: false,
             tokens: step * 1024,
             tokens_per_second: 1000.0 + step as f64,
             wall_seconds: step as f64,
@@ -160,6 +161,35 @@ fn preservation_heads_that_kept_the_base_share_its_point() {
 }
 
 #[test]
+fn a_routers_line_has_a_mark_of_its_own_and_the_same_in_every_picture() {
+    let heads = ["preservation", "ring-1", "adaptation", "bayes", "bayes:share=0", "confidence"];
+    let end = [(35.49, 6.93), (35.49, 6.5), (45.36, 5.96), (35.5, 5.97), (35.5, 5.96), (40.0, 6.4)];
+    let run = |name: &str| Run::from_records(name.into(), "scale-route".into(), &records(&heads, &end));
+    let comparison = Comparison::new(vec![run("a"), run("b")]);
+    let marks = |chart: &crate::report::Chart| -> BTreeMap<String, (usize, usize, bool, bool)> {
+        chart.series.iter().map(|s| (s.name.clone(), (s.style, s.mark() % svg::MARKS, s.dashed, s.dotted))).collect()
+    };
+    let chart = comparison.chart();
+    let of = marks(&chart);
+    for run in ["a", "b"] {
+        let own = of[&format!("{run}, adaptation head")];
+        let routed = ["bayes", "bayes:share=0", "confidence"].map(|router| of[&format!("{run}, routed by {router}")]);
+        assert!(routed.iter().all(|r| r.0 == own.0 && r.1 != own.1 && r.3), "the run's colour, not its mark: {own:?} {routed:?}");
+        assert!(of[&format!("{run}, ring-1 head")].2);
+    }
+    let mut distinct: Vec<_> =
+        of.iter().filter(|(name, _)| name.as_str() != "base = preservation heads, all steps").map(|(_, m)| (m.0, m.1)).collect();
+    distinct.sort_unstable();
+    distinct.dedup();
+    assert_eq!(distinct.len(), 10, "of one colour no mark twice");
+    for panel in comparison.panels().iter().filter(|panel| panel.id == "forgetting" || panel.id == "learning") {
+        let crate::report::Drawing::Lines(lines) = &panel.drawing else { panic!("lines") };
+        assert!(marks(lines).iter().all(|(name, mark)| of.get(name) == Some(mark)), "{}", panel.id);
+    }
+    assert!(svg::render(&chart).contains("dots"));
+}
+
+#[test]
 fn a_preservation_head_that_moved_is_drawn() {
     let mut comparison = sample();
     comparison.runs[0].evaluations[1].heads[0].forgetting = Some(35.5);
@@ -202,6 +232,7 @@ fn long_runs_are_drawn_in_stretches() {
         loss: step as f64,
         gradient_norm: 1.0,
         learning_rates: BTreeMap::new(),
+        skipped: step % 250 == 3,
         tokens: step * 100,
         tokens_per_second: 1.0,
         wall_seconds: step as f64 * 2.0,
@@ -212,6 +243,9 @@ fn long_runs_are_drawn_in_stretches() {
     assert_eq!(run.training[0], Stretch { step: 42, loss: 21.5, tokens_per_second: 50.0 });
     assert_eq!(run.training.last().map(|s| (s.step, s.tokens_per_second)), Some((1000, 50.0)));
     assert_eq!((run.tokens, run.training_seconds), (100_000, Some(2000.0)));
+    assert_eq!(run.skipped_steps, 4);
+    let notes = Comparison::new(vec![run]).notes;
+    assert!(notes.iter().any(|note| note == "a skipped 4 of its 1000 steps as loss spikes."), "{notes:?}");
 }
 
 #[test]

@@ -15,7 +15,7 @@ pub(super) fn draw(out: &mut String, bars: &Bars, width: f64, mut y: f64) -> f64
     let top = y + 4.0;
     let most = bars.rows.iter().map(|bar| bar.value).filter(|v| v.is_finite()).fold(0.0, f64::max);
     for bar in &bars.rows {
-        mark(out, bar.style, false, MARGIN + 10.0, y + LINE - 5.0, "");
+        mark(out, (bar.style, bar.style), false, MARGIN + 10.0, y + LINE - 5.0, "");
         for line in wrap(&bar.name, TEXT, width - 2.0 * MARGIN - 23.0) {
             y += LINE;
             text(out, "", MARGIN + 23.0, y, "start", &line);

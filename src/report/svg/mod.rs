@@ -10,8 +10,8 @@ use super::chart::{Chart, Drawing};
 use super::labels::{text_width, wrap};
 pub use parts::escape;
 pub(crate) use parts::short;
-pub(super) use parts::style;
-use parts::{LINE, MARGIN, PALETTE, TEXT, TITLE, mark, text};
+use parts::{LINE, MARGIN, PALETTE, TEXT, TITLE, dash, mark, text};
+pub(super) use parts::{MARKS, style};
 use plot::Plot;
 
 /// Width of a chart that is a file of its own, or stands on a wide page.
@@ -100,10 +100,10 @@ fn legend(out: &mut String, chart: &Chart, width: f64, mut y: f64) -> f64 {
             y += LINE + 2.0;
         }
         if series.joined {
-            let dash = if series.dashed { " dash" } else { "" };
+            let dash = dash(series);
             let _ = writeln!(out, "<path class=\"line c{}{dash}\" d=\"M{x:.1} {:.1}h26\"/>", series.style % PALETTE.len(), y - 5.0);
         }
-        mark(out, series.style, series.dashed, x + 13.0, y - 5.0, "");
+        mark(out, (series.style, series.mark()), series.dashed, x + 13.0, y - 5.0, "");
         for (index, line) in lines.iter().enumerate() {
             if index > 0 {
                 // A name of several lines has its row to itself: it is as wide as the drawing.
@@ -133,6 +133,7 @@ mod tests {
                 .enumerate()
                 .map(|(i, &(x, y))| Point { x, y, label: if i + 1 == points.len() { format!("step {}", i * 100) } else { String::new() } })
                 .collect(),
+            ..Series::default()
         };
         Chart {
             title: "Forgetting against learning".into(),

@@ -2,6 +2,8 @@
 
 use std::fmt::Write;
 
+use super::super::chart::Series;
+
 /// Okabe and Ito's colours, which people with any colour vision can tell apart: for a light and for a dark ground.
 pub(super) const PALETTE: [(&str, &str); 7] = [
     ("#0072b2", "#56b4e9"),
@@ -54,7 +56,7 @@ pub(in crate::report) fn style() -> String {
         "text{font:14.5px system-ui,-apple-system,'Segoe UI',Roboto,'Helvetica Neue',Arial,sans-serif;fill:#1c1e21}\
          .title{font-size:19px;font-weight:600}.soft{fill:#555b61}.ground{fill:#ffffff}.grid{stroke:#e3e5e8}.rule{stroke:#8a9097}\
          .reference{stroke:#6b7178;stroke-dasharray:2 4;stroke-width:1.5}.halo{stroke:#ffffff;stroke-width:4;stroke-linejoin:round;paint-order:stroke}\
-         path{fill:none}.line{stroke-width:2.5;stroke-linejoin:round;stroke-linecap:round}.dash{stroke-dasharray:7 5}\
+         path{fill:none}.line{stroke-width:2.5;stroke-linejoin:round;stroke-linecap:round}.dash{stroke-dasharray:7 5}.dots{stroke-dasharray:1 6}\
          .mark{stroke-width:2}.hollow{fill:#ffffff}",
     );
     let colours = |css: &mut String, pick: fn(&(&'static str, &'static str)) -> &'static str| {
@@ -79,8 +81,17 @@ pub(super) fn text(out: &mut String, class: &str, x: f64, y: f64, anchor: &str, 
     }
 }
 
-/// The mark of a style: a shape for each, so that colours are not needed to tell them apart; `tooltip` shows under the pointer.
-pub(super) fn mark(out: &mut String, style: usize, hollow: bool, x: f64, y: f64, tooltip: &str) {
+/// The class of a series' line beside its colour's.
+pub(super) fn dash(series: &Series) -> &'static str {
+    match series {
+        Series { dashed: true, .. } => " dash",
+        Series { dotted: true, .. } => " dots",
+        _ => "",
+    }
+}
+
+/// A mark in the colour of a style: shapes differ too, so that colours are not needed to tell them apart; `tooltip` shows under the pointer.
+pub(super) fn mark(out: &mut String, (style, shape): (usize, usize), hollow: bool, x: f64, y: f64, tooltip: &str) {
     let colour = style % PALETTE.len();
     let fill = if hollow { "hollow".to_owned() } else { format!("f{colour}") };
     let class = format!("class=\"mark c{colour} {fill}\"");
@@ -88,14 +99,45 @@ pub(super) fn mark(out: &mut String, style: usize, hollow: bool, x: f64, y: f64,
         let points: Vec<String> = corners.iter().map(|(dx, dy)| format!("{:.1},{:.1}", x + dx, y + dy)).collect();
         ("polygon", format!("points=\"{}\"", points.join(" ")))
     };
-    let (name, shape) = match style % 4 {
+    let (name, shape) = match shape % MARKS {
         0 => ("circle", format!("cx=\"{x:.1}\" cy=\"{y:.1}\" r=\"4.5\"")),
         1 => ("rect", format!("x=\"{:.1}\" y=\"{:.1}\" width=\"8\" height=\"8\"", x - 4.0, y - 4.0)),
         2 => corners(&[(0.0, -5.5), (5.2, 4.0), (-5.2, 4.0)]),
-        _ => corners(&[(0.0, -5.8), (5.8, 0.0), (0.0, 5.8), (-5.8, 0.0)]),
+        3 => corners(&[(0.0, -5.8), (5.8, 0.0), (0.0, 5.8), (-5.8, 0.0)]),
+        4 => corners(&[(0.0, 5.5), (5.2, -4.0), (-5.2, -4.0)]),
+        // A star of five points, an hourglass, a bow tie, a cross.
+        5 => corners(&star()),
+        6 => corners(&[(-4.5, -5.0), (4.5, -5.0), (-4.5, 5.0), (4.5, 5.0)]),
+        7 => corners(&[(-5.0, -4.5), (-5.0, 4.5), (5.0, -4.5), (5.0, 4.5)]),
+        _ => corners(&CROSS),
     };
     let _ = match tooltip {
         "" => writeln!(out, "<{name} {class} {shape}/>"),
         words => writeln!(out, "<{name} {class} {shape}><title>{}</title></{name}>", escape(words)),
     };
+}
+
+/// How many different marks there are.
+pub(in crate::report) const MARKS: usize = 9;
+
+const CROSS: [(f64, f64); 12] = [
+    (-1.6, -5.2),
+    (1.6, -5.2),
+    (1.6, -1.6),
+    (5.2, -1.6),
+    (5.2, 1.6),
+    (1.6, 1.6),
+    (1.6, 5.2),
+    (-1.6, 5.2),
+    (-1.6, 1.6),
+    (-5.2, 1.6),
+    (-5.2, -1.6),
+    (-1.6, -1.6),
+];
+
+fn star() -> [(f64, f64); 10] {
+    std::array::from_fn(|i| {
+        let (angle, radius) = (i as f64 * std::f64::consts::PI / 5.0, if i % 2 == 0 { 6.4 } else { 2.8 });
+        (radius * angle.sin(), -radius * angle.cos())
+    })
 }

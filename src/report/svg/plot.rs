@@ -5,7 +5,7 @@ use std::fmt::Write;
 use super::super::axis::Axis;
 use super::super::chart::{Chart, Point};
 use super::super::labels::{Rect, place, place_among, text_width};
-use super::parts::{LINE, MARGIN, PALETTE, TEXT, escape, mark, short, text};
+use super::parts::{LINE, MARGIN, PALETTE, TEXT, dash, escape, mark, short, text};
 
 /// A line of more points has marks only where they do not run into one another: they would hide it.
 const MOST_MARKS: usize = 12;
@@ -75,7 +75,7 @@ impl Plot {
                 series.points.iter().filter_map(|p| Some((self.column(p.x)?, self.row(p.y)?, p))).collect();
             if series.joined && placed.len() > 1 {
                 let path: Vec<String> = placed.iter().map(|(x, y, _)| format!("{x:.1} {y:.1}")).collect();
-                let dash = if series.dashed { " dash" } else { "" };
+                let dash = dash(series);
                 let _ = writeln!(out, "<path class=\"line c{}{dash}\" d=\"M{}\"/>", series.style % PALETTE.len(), path.join("L"));
             }
             let sparse = series.joined && placed.len() > MOST_MARKS;
@@ -87,7 +87,14 @@ impl Plot {
                 }
                 marked = Some((x, y));
                 let words = if point.label.is_empty() { String::new() } else { format!(" ({})", point.label) };
-                mark(out, series.style, series.dashed, x, y, &format!("{}{words}: {}, {}", series.name, short(point.x), short(point.y)));
+                mark(
+                    out,
+                    (series.style, series.mark()),
+                    series.dashed,
+                    x,
+                    y,
+                    &format!("{}{words}: {}, {}", series.name, short(point.x), short(point.y)),
+                );
             }
         }
     }

@@ -1,10 +1,11 @@
-//! Llama models in GGUF files: their configuration, and Hugging Face names for their tensors.
+//! Models in GGUF files: their configuration, and Hugging Face names for their tensors.
 
 use std::collections::BTreeMap;
 
 use super::config::{Config, DEFAULT_ROPE_THETA};
+use super::family::Family;
 use super::gguf::Gguf;
-use super::names::{self, Projection};
+use super::names::{self, Norm, Projection};
 use super::rope::{RopeScaling, Yarn, llama3_factor};
 use super::weights::{Entry, Weights};
 use crate::error::{Error, Result};
@@ -18,23 +19,22 @@ const SAME_FACTOR: f32 = 1e-4;
 
 /// The configuration, and the tensors under their Hugging Face names.
 pub(super) fn load(gguf: &Gguf, weights: Weights) -> Result<(Config, Weights)> {
-    match gguf.text("general.architecture")? {
-        Some("llama") => {}
-        Some(other) => {
-            return Err(Error::file(
-                &gguf.path,
-                format_args!("the model is of type \"{other}\"; only the Llama architecture (\"llama\") can be read"),
-            ));
-        }
+    let family = match gguf.text("general.architecture")? {
+        Some(name) => FAMILIES.into_iter().find(|family| family.model_type() == name).ok_or_else(|| {
+            let known: Vec<&str> = FAMILIES.iter().map(|family| family.model_type()).collect();
+            let known = known.join(", ");
+            Error::file(&gguf.path, format_args!("the model is of type \"{name}\"; what can be read from a GGUF file is {known}"))
+        })?,
         None => return Err(Error::file(&gguf.path, "has no metadata `general.architecture`")),
-    }
-    let (entries, frequency_factors) = rename(gguf, weights.entries)?;
+    };
+    let (entries, frequency_factors) = rename(gguf, family, weights.entries)?;
     let mut weights = Weights { files: weights.files, entries };
-    let mut config = config(gguf, &weights)?;
+    let mut config = config(gguf, family, &weights)?;
     if let Some(entry) = frequency_factors {
         let factors = weights.read("rope_freqs.weight", &entry)?;
         if config.rope_scaling != RopeScaling::Default {
-            return Err(Error::file(&gguf.path, "has both a `rope_freqs.weight` tensor and a `llama.rope.scaling.type`"));
+            let key = format!("{}.rope.scaling.type", family.model_type());
+            return Err(Error::file(&gguf.path, format_args!("has both a `rope_freqs.weight` tensor and a `{key}`")));
         }
         config.rope_scaling = RopeScaling::FrequencyFactors(factors);
         config.validate().map_err(|e| Error::file(&gguf.path, e))?;
@@ -47,11 +47,12 @@ pub(super) fn load(gguf: &Gguf, weights: Weights) -> Result<(Config, Weights)> {
         let (layers, tensors) = (config.num_hidden_layers, weights.entries.len());
         return Err(Error::file(
             &gguf.path,
-            format_args!("metadata `llama.block_count` is {layers}, and there are {tensors} tensors in all"),
+            format_args!("metadata `{}.block_count` is {layers}, and there are {tensors} tensors in all", family.model_type()),
         ));
     }
-    // Llama converters put the two halves of each head's rotary pairs side by side.
-    for layer in 0..config.num_hidden_layers {
+    // Converters put the two halves of each head's rotary pairs side by side in Llama's architecture, and leave the others as they are.
+    let interleaved = if family == Family::Llama { config.num_hidden_layers } else { 0 };
+    for layer in 0..interleaved {
         for (projection, heads) in [(Projection::Q, config.num_attention_heads), (Projection::K, config.num_key_value_heads)] {
             let module = names::projection(layer, projection);
             for name in [names::weight(&module), names::bias(&module)] {
@@ -64,7 +65,11 @@ pub(super) fn load(gguf: &Gguf, weights: Weights) -> Result<(Config, Weights)> {
     Ok((config, weights))
 }
 
-fn config(gguf: &Gguf, weights: &Weights) -> Result<Config> {
+/// The architectures whose metadata and tensors are known. A Mistral is stored as a Llama: its files say nothing of a window.
+const FAMILIES: [Family; 4] = [Family::Llama, Family::Qwen2, Family::Qwen3, Family::Olmo2];
+
+fn config(gguf: &Gguf, family: Family, weights: &Weights) -> Result<Config> {
+    let key = |name: &str| format!("{}.{name}", family.model_type());
     let missing = |key: &str| Error::file(&gguf.path, format_args!("has no metadata `{key}`"));
     let size = |key: &str| -> Result<Option<usize>> {
         match gguf.u64_of_all_layers(key)? {
@@ -81,44 +86,56 @@ fn config(gguf: &Gguf, weights: &Weights) -> Result<Config> {
 
     let mut config = Config::new(
         embedding.shape[0],
-        required("llama.embedding_length")?,
-        required("llama.feed_forward_length")?,
-        required("llama.block_count")?,
-        required("llama.attention.head_count")?,
+        required(&key("embedding_length"))?,
+        required(&key("feed_forward_length"))?,
+        required(&key("block_count"))?,
+        required(&key("attention.head_count"))?,
     );
-    if let Some(other) = size("llama.vocab_size")?.filter(|&other| other != config.vocab_size) {
+    config.family = family;
+    if let Some(other) = size(&key("vocab_size"))?.filter(|&other| other != config.vocab_size) {
         let rows = config.vocab_size;
         return Err(Error::file(
             &gguf.path,
-            format_args!("metadata `llama.vocab_size` is {other}, and `token_embd.weight` has {rows} rows"),
+            format_args!("metadata `{}` is {other}, and `token_embd.weight` has {rows} rows", key("vocab_size")),
         ));
     }
-    config.num_key_value_heads = size("llama.attention.head_count_kv")?.unwrap_or(config.num_attention_heads);
-    if let Some(head_dim) = size("llama.attention.key_length")? {
+    config.num_key_value_heads = size(&key("attention.head_count_kv"))?.unwrap_or(config.num_attention_heads);
+    if let Some(head_dim) = size(&key("attention.key_length"))? {
         config.head_dim = head_dim;
     } else if !config.hidden_size.is_multiple_of(config.num_attention_heads.max(1)) {
-        return Err(missing("llama.attention.key_length"));
+        return Err(missing(&key("attention.key_length")));
     }
-    for key in ["llama.attention.value_length", "llama.rope.dimension_count"] {
-        if let Some(other) = size(key)?.filter(|&other| other != config.head_dim) {
+    for key in [key("attention.value_length"), key("rope.dimension_count")] {
+        if let Some(other) = size(&key)?.filter(|&other| other != config.head_dim) {
             return Err(Error::file(
                 &gguf.path,
                 format_args!("metadata `{key}` is {other}; only the width of a head ({}) is supported", config.head_dim),
             ));
         }
     }
-    if let Some(experts) = size("llama.expert_count")?.filter(|&experts| experts > 0) {
+    if let Some(experts) = size(&key("expert_count"))?.filter(|&experts| experts > 0) {
         return Err(Error::file(&gguf.path, format_args!("is a mixture of {experts} experts; only dense models can be read")));
     }
-    let epsilon = "llama.attention.layer_norm_rms_epsilon";
+    if let Some(window) = size(&key("attention.sliding_window"))?.filter(|&window| window > 0) {
+        let name = key("attention.sliding_window");
+        return Err(Error::file(
+            &gguf.path,
+            format_args!(
+                "metadata `{name}` is {window}: in which layers is not known for this format; use the model's Hugging Face folder"
+            ),
+        ));
+    }
+    let epsilon = key("attention.layer_norm_rms_epsilon");
     // Stored in f32: the shortest decimal of it is the number that was meant.
-    config.rms_norm_eps = shortest(gguf.f64(epsilon)?.ok_or_else(|| missing(epsilon))?);
-    config.max_position_embeddings = required("llama.context_length")?;
-    config.rope_theta = gguf.f64("llama.rope.freq_base")?.map_or(DEFAULT_ROPE_THETA, shortest);
-    config.rope_scaling = rope_scaling(gguf, config.max_position_embeddings)?;
+    config.rms_norm_eps = shortest(gguf.f64(&epsilon)?.ok_or_else(|| missing(&epsilon))?);
+    config.max_position_embeddings = required(&key("context_length"))?;
+    config.rope_theta = gguf.f64(&key("rope.freq_base"))?.map_or(DEFAULT_ROPE_THETA, shortest);
+    config.rope_scaling = rope_scaling(gguf, family, config.max_position_embeddings)?;
     config.tie_word_embeddings = !weights.entries.contains_key(&names::weight(names::LM_HEAD));
-    config.attention_bias = weights.entries.contains_key(&names::bias(&names::projection(0, Projection::Q)));
-    config.mlp_bias = weights.entries.contains_key(&names::bias(&names::projection(0, Projection::Gate)));
+    let biased = |projection| weights.entries.contains_key(&names::bias(&names::projection(0, projection)));
+    // Where q always has one, it says nothing of the others.
+    config.attention_bias = !family.always_biased(Projection::Q) && biased(Projection::Q);
+    config.mlp_bias = biased(Projection::Gate);
     config.bos_token_id = token("tokenizer.ggml.bos_token_id")?;
     config.eos_token_id = token("tokenizer.ggml.eos_token_id")?.into_iter().collect();
     config.pad_token_id = token("tokenizer.ggml.padding_token_id")?;
@@ -126,36 +143,40 @@ fn config(gguf: &Gguf, weights: &Weights) -> Result<Config> {
     Ok(config)
 }
 
-fn rope_scaling(gguf: &Gguf, max_position_embeddings: usize) -> Result<RopeScaling> {
-    let number = |key: &str| Ok::<_, Error>(gguf.f64(key)?.map(shortest));
-    let factor = match number("llama.rope.scaling.factor")? {
+fn rope_scaling(gguf: &Gguf, family: Family, max_position_embeddings: usize) -> Result<RopeScaling> {
+    let key = |name: &str| format!("{}.rope.{name}", family.model_type());
+    let number = |name: &str| Ok::<_, Error>(gguf.f64(&key(name))?.map(shortest));
+    let factor = match number("scaling.factor")? {
         Some(factor) => Some(factor),
-        None => number("llama.rope.scale_linear")?,
+        None => number("scale_linear")?,
     };
-    let kind = match gguf.text("llama.rope.scaling.type")? {
+    let kind = match gguf.text(&key("scaling.type"))? {
         Some(kind) => kind,
         // Files from before there were types.
         None if factor.is_some_and(|factor| factor != 1.0 && factor != 0.0) => "linear",
         None => "none",
     };
-    let needed = || factor.ok_or_else(|| Error::file(&gguf.path, "has a `llama.rope.scaling.type` and no `llama.rope.scaling.factor`"));
+    let needed = || {
+        let (kind, factor_key) = (key("scaling.type"), key("scaling.factor"));
+        factor.ok_or_else(|| Error::file(&gguf.path, format_args!("has a `{kind}` and no `{factor_key}`")))
+    };
     match kind {
         "none" => Ok(RopeScaling::Default),
         "linear" => Ok(RopeScaling::Linear { factor: needed()? }),
         "yarn" => {
-            let original = gguf.u64("llama.rope.scaling.original_context_length")?;
+            let original = gguf.u64(&key("scaling.original_context_length"))?;
             let mut yarn = Yarn {
                 factor: needed()?,
                 original_max_position_embeddings: original.map_or(max_position_embeddings, |n| n as usize),
-                beta_fast: number("llama.rope.scaling.yarn_beta_fast")?.unwrap_or(32.0),
-                beta_slow: number("llama.rope.scaling.yarn_beta_slow")?.unwrap_or(1.0),
+                beta_fast: number("scaling.yarn_beta_fast")?.unwrap_or(32.0),
+                beta_slow: number("scaling.yarn_beta_slow")?.unwrap_or(1.0),
                 attention_factor: None,
                 mscale: None,
                 mscale_all_dim: None,
                 truncate: true,
             };
             // Here the key multiplies what is computed, there it replaces it.
-            if let Some(scale) = number("llama.rope.scaling.attn_factor")?.filter(|&scale| scale != 1.0) {
+            if let Some(scale) = number("scaling.attn_factor")?.filter(|&scale| scale != 1.0) {
                 yarn.attention_factor = Some(scale * yarn.attention_factor());
             }
             Ok(RopeScaling::Yarn(yarn))
@@ -181,22 +202,22 @@ fn as_llama3(config: &Config) -> Option<RopeScaling> {
 }
 
 /// Tensors by their Hugging Face names, and the one of frequency factors apart.
-fn rename(gguf: &Gguf, entries: BTreeMap<String, Entry>) -> Result<(BTreeMap<String, Entry>, Option<Entry>)> {
+fn rename(gguf: &Gguf, family: Family, entries: BTreeMap<String, Entry>) -> Result<(BTreeMap<String, Entry>, Option<Entry>)> {
     let mut renamed = BTreeMap::new();
     let mut frequency_factors = None;
     for (name, entry) in entries {
         if name == "rope_freqs.weight" {
             frequency_factors = Some(entry);
-        } else if let Some(new) = huggingface_name(&name) {
+        } else if let Some(new) = huggingface_name(family, &name) {
             renamed.insert(new, entry);
         } else {
-            return Err(Error::file(&gguf.path, format_args!("has a tensor `{name}`, which no plain Llama model has")));
+            return Err(Error::file(&gguf.path, format_args!("has a tensor `{name}`, which no plain {} model has", family.name())));
         }
     }
     Ok((renamed, frequency_factors))
 }
 
-fn huggingface_name(name: &str) -> Option<String> {
+fn huggingface_name(family: Family, name: &str) -> Option<String> {
     let (module, kind) = name.rsplit_once('.')?;
     let module = match module {
         "token_embd" => names::EMBED_TOKENS.into(),
@@ -209,10 +230,20 @@ fn huggingface_name(name: &str) -> Option<String> {
             if layer.to_string() != number {
                 return None;
             }
-            match module {
-                "attn_norm" => names::input_layernorm(layer),
-                "ffn_norm" => names::post_attention_layernorm(layer),
-                _ => names::projection(
+            let norm = match module {
+                "attn_norm" => Some(Norm::Input),
+                // Before the feed-forward network, and behind attention: one name in Hugging Face's files, never in one family.
+                "ffn_norm" if !family.has_post_norms() => Some(Norm::PostAttention),
+                "post_attention_norm" if family.has_post_norms() => Some(Norm::PostAttention),
+                "post_ffw_norm" => Some(Norm::PostFeedforward),
+                "attn_q_norm" => Some(Norm::Query),
+                "attn_k_norm" => Some(Norm::Key),
+                _ => None,
+            };
+            match norm {
+                Some(norm) if family.layer_norms().contains(&norm) => names::norm(layer, norm),
+                Some(_) => return None,
+                None => names::projection(
                     layer,
                     match module {
                         "attn_q" => Projection::Q,

@@ -1,0 +1,24 @@
+#!/bin/sh
+# Lets every operation on the files of a training run go wrong in seven ways, kills runs at random moments, and resumes: all must end with the
+# same bits. Ends with {"fault_points", "survived", "kills", "resumed_identical", ...} and with an error where something was lost.
+#
+#   scripts/crash-harness.sh [--kills N] [--profile NAME]
+#
+# Linux; needs cc. About ten minutes on two cores.
+set -eu
+cd "$(dirname "$0")/.."
+kills=500 profile=release
+while [ $# -gt 0 ]; do
+    case $1 in
+        --kills) kills=$2; shift 2 ;;
+        --profile) profile=$2; shift 2 ;;
+        *) sed -n '2,7s/^# \{0,1\}//p' "$0" >&2; exit 2 ;;
+    esac
+done
+log=$(mktemp)
+trap 'rm -f "$log"' EXIT
+status=0
+TREERING_KILLS=$kills cargo test --profile "$profile" --test crash -- --ignored --nocapture --exact \
+    every_fault_at_every_file_operation_and_kills_at_random > "$log" || status=$?
+grep '^{' "$log" || cat "$log" >&2
+exit $status

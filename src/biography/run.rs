@@ -1,0 +1,186 @@
+//! Stage after stage, each once: a stage that is finished is read, one that was stopped goes on, and what several methods need is trained for the first.
+
+use std::io::Write;
+use std::path::{Path, PathBuf};
+use std::sync::atomic::{AtomicBool, Ordering};
+
+use super::ask::Asked;
+use super::protocol::{Protocol, Setup};
+use super::stage::Stage;
+use super::world::World;
+use crate::baseline::Method;
+use crate::checkpoint::{Dtype, atomic};
+use crate::error::{Error, IoContext, Result};
+use crate::export;
+use crate::recipe::{MethodKind, Recipe};
+use crate::train::metrics::{self, METRICS_FILE, Record};
+use crate::train::session::{self, Event, Start};
+use crate::train::{Foundation, RunFolder, build};
+
+/// A benchmark in its folder.
+pub struct Benchmark {
+    /// What was chosen.
+    pub setup: Setup,
+    /// Every number of it.
+    pub protocol: Protocol,
+    /// Tasks after Task 0.
+    pub tasks: u64,
+    /// Methods, in the order of the figure.
+    pub methods: Vec<MethodKind>,
+    /// `[STAGE:]KEY=VALUE`: changes to recipes.
+    pub set: Vec<String>,
+    world: World,
+    asked: Vec<Asked>,
+}
+
+impl Benchmark {
+    /// Opens or makes the benchmark in the folder `out`, without training anything.
+    ///
+    /// # Errors
+    /// [`Error::Usage`] where the folder holds another one, there are too few people, or a change names no stage; and whatever writing returns.
+    pub fn open(
+        out: &Path,
+        setup: Setup,
+        methods: Vec<MethodKind>,
+        tasks: u64,
+        set: Vec<String>,
+        check_stop: &(dyn Fn() -> Result<()> + Sync),
+    ) -> Result<Self> {
+        let protocol = setup.protocol(tasks)?;
+        std::fs::create_dir_all(out).at(out)?;
+        let world = World::open(out, &setup, &protocol, tasks, check_stop)?;
+        let asked = (0..=tasks)
+            .map(|task| Asked::new(&world, task, protocol.asked(task), protocol.asked_at_end, &setup.attributes))
+            .collect::<Result<_>>()?;
+        let benchmark = Self { setup, protocol, tasks, methods, set, world, asked };
+        let groups: Vec<String> = benchmark.stages().into_iter().flat_map(|stage| [stage.group(), stage.name()]).collect();
+        for change in &benchmark.set {
+            if let (Some(group), _) = split(change)
+                && !groups.iter().any(|known| known == group)
+            {
+                let mut known = groups.clone();
+                known.sort();
+                known.dedup();
+                return Err(Error::usage(format!("--set {change}: there is no stage {group}; there are {}", known.join(", "))));
+            }
+        }
+        Ok(benchmark)
+    }
+
+    /// The folder.
+    pub fn out(&self) -> &Path {
+        &self.world.out
+    }
+
+    /// All stages, in their order.
+    pub fn stages(&self) -> Vec<Stage> {
+        Stage::all(&self.methods, self.tasks)
+    }
+
+    /// The run folder of a stage.
+    pub fn run_folder(&self, stage: Stage) -> PathBuf {
+        self.out().join("runs").join(stage.name())
+    }
+
+    /// The plain model that a stage leaves.
+    pub fn model_folder(&self, stage: Stage) -> PathBuf {
+        self.out().join("models").join(stage.name())
+    }
+
+    /// Writes the recipe of a stage and reads it back with the changes that concern it.
+    ///
+    /// # Errors
+    /// [`Error::Usage`] naming the key that is wrong.
+    pub fn recipe(&self, stage: Stage) -> Result<Recipe> {
+        let folder = self.out().join("recipes");
+        std::fs::create_dir_all(&folder).at(&folder)?;
+        let path = folder.join(format!("{}.toml", stage.name()));
+        let text = stage.recipe(&self.setup, &self.protocol, self.world.question_length);
+        atomic::write_file(&path, |file| file.write_all(text.as_bytes()).at(&path))?;
+        Recipe::load(&path, &changes(&self.set, stage))
+    }
+
+    /// Trains what is not finished of a stage, and leaves its model where a later stage or a reader needs it.
+    ///
+    /// # Errors
+    /// [`Error::Interrupted`] after a stop, with everything saved; and whatever training returns.
+    pub fn run(&self, stage: Stage, stop: &AtomicBool, watch: &mut dyn FnMut(Event)) -> Result<()> {
+        let recipe = self.recipe(stage)?;
+        let folder = self.run_folder(stage);
+        if !self.finished(stage, &recipe)? {
+            let foundation = Foundation::open(&recipe.model.path)?;
+            let (steps, routers) = (recipe.train.schedule.steps, recipe.routers.clone());
+            let asked = &self.asked[..=stage.task() as usize];
+            let mut also = |model: &crate::model::Model, step: u64, check_stop: &dyn Fn() -> Result<()>| {
+                let most = if step >= steps { u64::MAX } else { self.protocol.asked_along };
+                let mut numbers = Vec::new();
+                for asked in asked {
+                    numbers.extend(asked.ask(model, most, &routers, check_stop)?);
+                }
+                Ok(numbers)
+            };
+            let trained = session::train_measured(recipe.clone(), foundation, &folder, Start::Resume, stop, watch, Some(&mut also));
+            trained.map_err(|error| match error {
+                Error::Interrupted(message) => {
+                    let message = message.lines().next().unwrap_or_default();
+                    Error::Interrupted(format!("{}: {message}\n  hint: the same command goes on", stage.name()))
+                }
+                Error::Usage(message) => Error::Usage(format!("{}: {message}", stage.name())),
+                Error::Numeric(message) => Error::Numeric(format!("{}: {message}", stage.name())),
+                other => other,
+            })?;
+        }
+        if stop.load(Ordering::Relaxed) {
+            return Err(Error::Interrupted("between two stages; everything is saved\n  hint: the same command goes on".into()));
+        }
+        self.leave_model(stage)
+    }
+
+    /// Whether a stage was trained and measured to its end, under this recipe.
+    fn finished(&self, stage: Stage, recipe: &Recipe) -> Result<bool> {
+        let folder = self.run_folder(stage);
+        let Some(started) = RunFolder::recipe(&folder)? else { return Ok(false) };
+        let steps = recipe.train.schedule.steps;
+        let done = RunFolder::checkpoints(&folder)?.pop().map_or(0, |(step, _)| step);
+        if done < steps || started.train.schedule.steps != steps {
+            return Ok(false);
+        }
+        let foundation = Foundation::open(&recipe.model.path)?;
+        let recipe = recipe.clone().resolve(foundation.base.config())?;
+        started.check_resumable(&recipe, done).map_err(|error| match error {
+            Error::Usage(message) => Error::Usage(format!("{}: {message}", stage.name())),
+            other => other,
+        })?;
+        let records = metrics::read(folder.join(METRICS_FILE))?;
+        Ok(records.iter().any(|record| matches!(record, Record::Eval(eval) if eval.step >= steps)))
+    }
+
+    /// Writes what a stage trained as a plain model, where it is one and is not written yet. Rings are read from their runs.
+    fn leave_model(&self, stage: Stage) -> Result<()> {
+        let folder = self.model_folder(stage);
+        if folder.exists() || matches!(stage, Stage::Task(kind, task) if kind.widens() || task == self.tasks) {
+            return Ok(());
+        }
+        let run = build::open_run(&self.run_folder(stage), None, None)?;
+        let Method::Baseline(baseline) = run.recipe.method(run.base.config())? else { return Ok(()) };
+        export::plain(&folder, &run.base, &baseline, run.model.parameters(), Dtype::F32)
+    }
+}
+
+/// The changes of `set` that concern a stage, as a recipe takes them.
+pub(super) fn changes(set: &[String], stage: Stage) -> Vec<String> {
+    let concerns = |change: &String| match split(change) {
+        (None, change) => Some(change.to_owned()),
+        (Some(group), change) => (group == stage.group() || group == stage.name()).then(|| change.to_owned()),
+    };
+    set.iter().filter_map(concerns).collect()
+}
+
+/// `GROUP:key=value` in its two parts. A key has no colon, a value may.
+fn split(change: &str) -> (Option<&str>, &str) {
+    let key = change.split('=').next().unwrap_or_default();
+    match key.find(':') {
+        Some(at) => (Some(&change[..at]), &change[at + 1..]),
+        None => (None, change),
+    }
+}

@@ -1,0 +1,283 @@
+//! Runs that are killed, or whose files fail, at every single operation on their folder: each goes on and ends with the bits of a run that
+//! nothing ever happened to. `faults.c` is put between the real program and the C library.
+//!
+//! `scripts/crash-harness.sh` runs the long form, which is ignored here.
+#![cfg(target_os = "linux")]
+
+mod disturbances;
+#[path = "../train_world/mod.rs"]
+mod train_world;
+
+use std::collections::BTreeMap;
+use std::fs;
+use std::os::unix::process::ExitStatusExt;
+use std::path::{Path, PathBuf};
+use std::process::{Command, Output, Stdio};
+use std::sync::Mutex;
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::time::Duration;
+
+use train_world::{World, succeeded};
+use treering::data::order::Random;
+use treering::train::RunFolder;
+
+/// What can happen to an operation, see `faults.c`.
+const KINDS: [&str; 7] = ["kill", "torn", "power", "eio", "short", "enospc", "erofs"];
+
+/// A recipe of [`World::recipe`] that is tried, with what is set in it.
+struct Case {
+    name: &'static str,
+    kind: &'static str,
+    set: &'static [&'static str],
+}
+
+const CASES: [Case; 4] = [
+    Case { name: "scale-preserve", kind: "scale-preserve", set: &["train.skip_spikes=3", "train.spike_window=4"] },
+    Case { name: "scale-adapt", kind: "scale-adapt", set: &[] },
+    Case { name: "full", kind: "full", set: &[] },
+    Case { name: "ring", kind: "scale-preserve", set: &["model.path=one"] },
+];
+
+/// Everything of a run that does not tell the time, as text and bytes.
+type Ending = BTreeMap<String, Vec<u8>>;
+
+struct Harness {
+    world: World,
+    faults: PathBuf,
+}
+
+impl Harness {
+    fn new() -> Self {
+        let world = World::new();
+        for kind in ["scale-preserve", "scale-adapt", "full"] {
+            world.recipe(kind, "threads = 1");
+        }
+        succeeded(&world.train("scale-adapt", "one", &["--set", "train.steps=3"]));
+        let faults = world.path("faults.so");
+        let source = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/crash/faults.c");
+        // Rust programs are linked by `cc`, so it is there.
+        let built = Command::new("cc").args(["-O1", "-shared", "-fPIC", "-o"]).arg(&faults).arg(source).arg("-ldl").status().unwrap();
+        assert!(built.success());
+        fs::create_dir(world.path("tried")).unwrap();
+        Self { world, faults }
+    }
+
+    /// The command that begins or goes on with the run `out`.
+    fn train(&self, case: &Case, steps: u64, out: &str) -> Command {
+        let (recipe, steps) = (format!("{}.toml", case.kind), format!("train.steps={steps}"));
+        let mut command = self.world.command(&["train", &recipe, "--out", out, "--resume", "--set", &steps]);
+        command.args(["--set", "train.checkpoint_every_steps=2"]);
+        for set in case.set {
+            command.args(["--set", set]);
+        }
+        command
+    }
+
+    /// The same with faults below the folder of `out`.
+    fn train_with(&self, case: &Case, steps: u64, out: &str, variables: &[(&str, &str)]) -> Output {
+        let root = self.world.path(out).parent().unwrap().canonicalize().unwrap();
+        let mut command = self.train(case, steps, out);
+        command.env("LD_PRELOAD", &self.faults).env("FAULT_ROOT", root);
+        command.envs(variables.iter().copied()).output().unwrap()
+    }
+
+    /// A run that nothing happens to, and every operation of it on its folder: its name and its path.
+    fn whole(&self, case: &Case, steps: u64) -> (Ending, Vec<(String, String)>) {
+        let (out, log) = (format!("whole-{}-{steps}/run", case.name), self.world.path(&format!("{}-{steps}.log", case.name)));
+        fs::create_dir(self.world.path(&out).parent().unwrap()).unwrap();
+        succeeded(&self.train_with(case, steps, &out, &[("FAULT_LOG", log.to_str().unwrap())]));
+        let text = fs::read_to_string(&log).unwrap();
+        let operations = text.lines().map(|line| {
+            let mut words = line.splitn(3, ' ').skip(1).map(ToString::to_string);
+            (words.next().unwrap(), words.next().unwrap_or_default())
+        });
+        (ending(&self.world.path(&out)), operations.collect())
+    }
+
+    /// One fault at one operation, then `--resume`; an error says what was lost.
+    fn survives(
+        &self,
+        case: &Case,
+        steps: u64,
+        number: usize,
+        operation: &(String, String),
+        kind: &str,
+        whole: &Ending,
+    ) -> Result<(), String> {
+        let folder = self.world.path(&format!("tried/{}-{number}-{kind}", case.name));
+        fs::create_dir(&folder).unwrap();
+        let out = folder.join("run");
+        let at = number.to_string();
+        let output = self.train_with(case, steps, out.to_str().unwrap(), &[("FAULT_KIND", kind), ("FAULT_AT", &at)]);
+        let error = String::from_utf8_lossy(&output.stderr).into_owned();
+        let failed =
+            |what: &str, error: &str| Err(format!("{}: {kind} at {number} ({} {}): {what}: {error}", case.name, operation.0, operation.1));
+        let dies = ["kill", "torn", "power"].contains(&kind);
+        match (output.status.code(), output.status.signal()) {
+            (None, Some(9)) if dies => {}
+            // Some failures cost nothing: what could not be tidied up, for example.
+            (Some(0), None) if !dies => {}
+            (Some(1), None) if !dies && kind != "short" && error.starts_with("error: /") => {}
+            (code, signal) => return failed(&format!("ended with {code:?}, signal {signal:?}"), &error),
+        }
+        for (step, path) in RunFolder::checkpoints(&out).unwrap_or_default() {
+            match treering::train::checkpoint::load_state(&path) {
+                Ok(state) if state.step == step => {}
+                Ok(state) => return failed("a checkpoint of another step", &state.step.to_string()),
+                Err(error) => return failed("a checkpoint under its name is not whole", &error.to_string()),
+            }
+        }
+        let output = self.train(case, steps, out.to_str().unwrap()).output().unwrap();
+        if !output.status.success() {
+            return failed("--resume failed", &String::from_utf8_lossy(&output.stderr));
+        }
+        let found = ending(&out);
+        if let Some(name) = whole.keys().chain(found.keys()).find(|name| whole.get(*name) != found.get(*name)) {
+            return failed("the resumed run ends differently", name);
+        }
+        fs::remove_dir_all(&folder).unwrap();
+        Ok(())
+    }
+
+    /// Tries `faults` (number of the operation, kind) on all cores; returns what was lost.
+    fn try_all(&self, case: &Case, steps: u64, operations: &[(String, String)], faults: &[(usize, &str)], whole: &Ending) -> Vec<String> {
+        let (next, lost) = (AtomicUsize::new(0), Mutex::new(Vec::new()));
+        std::thread::scope(|scope| {
+            for _ in 0..jobs() {
+                scope.spawn(|| {
+                    while let Some(&(number, kind)) = faults.get(next.fetch_add(1, Ordering::Relaxed)) {
+                        if let Err(what) = self.survives(case, steps, number, &operations[number - 1], kind, whole) {
+                            eprintln!("{what}");
+                            lost.lock().unwrap().push(what);
+                        }
+                    }
+                });
+            }
+        });
+        lost.into_inner().unwrap()
+    }
+
+    /// Kills a run at random moments until it comes to its end; returns how often, and how it ended.
+    fn kill_at_random(&self, case: &Case, steps: u64, out: &str, random: &mut Random) -> (usize, Ending) {
+        for kills in 0.. {
+            let mut child = self.train(case, steps, out).stdout(Stdio::null()).stderr(Stdio::null()).spawn().unwrap();
+            std::thread::sleep(Duration::from_micros(random.below(250_000 + 10_000 * kills)));
+            if let Some(status) = child.try_wait().unwrap() {
+                assert!(status.success(), "{out} failed after {kills} kills");
+                return (kills as usize, ending(&self.world.path(out)));
+            }
+            child.kill().unwrap();
+            if child.wait().unwrap().success() {
+                return (kills as usize, ending(&self.world.path(out)));
+            }
+        }
+        unreachable!()
+    }
+}
+
+/// Runs that are tried at a time.
+fn jobs() -> usize {
+    let asked = std::env::var("TREERING_JOBS").ok().and_then(|text| text.parse().ok());
+    asked.unwrap_or_else(|| std::thread::available_parallelism().map_or(1, usize::from))
+}
+
+/// Whether a kind of fault makes a difference at an operation.
+fn applies(kind: &str, operation: &str) -> bool {
+    match kind {
+        "short" => operation == "write",
+        // On other operations it is `kill` at the next.
+        "torn" => operation == "write" || operation == "rename",
+        _ => true,
+    }
+}
+
+/// Reads how a run ended: metrics line by line without what tells the time, names and bytes of its checkpoints.
+fn ending(run: &Path) -> Ending {
+    let text = fs::read_to_string(run.join("metrics.jsonl")).unwrap();
+    let timeless = |line: &str| {
+        let ends = ["\"tokens_per_second\"", "\"resources\"", "\"unix_time\""].iter().filter_map(|key| line.find(key)).min();
+        line[..ends.unwrap_or(line.len())].to_string() + "\n"
+    };
+    let mut ending = Ending::from([("metrics.jsonl".to_string(), text.lines().map(timeless).collect::<String>().into_bytes())]);
+    for entry in fs::read_dir(run.join("checkpoints")).unwrap() {
+        let path = entry.unwrap().path();
+        for name in ["trained.safetensors", "optimizer.safetensors", "state.json"] {
+            let mut bytes = fs::read(path.join(name)).unwrap_or_default();
+            if name == "state.json" {
+                let mut state: serde_json::Value = serde_json::from_slice(&bytes).unwrap_or_default();
+                state["wall_seconds"] = 0.into();
+                bytes = state.to_string().into_bytes();
+            }
+            ending.insert(format!("{}/{name}", path.file_name().unwrap().to_string_lossy()), bytes);
+        }
+    }
+    // Whatever else lies there is not to be left behind.
+    for entry in fs::read_dir(run).unwrap() {
+        ending.entry(entry.unwrap().file_name().to_string_lossy().into_owned()).or_default();
+    }
+    ending
+}
+
+#[test]
+fn a_fault_at_any_file_operation_costs_nothing_but_time() {
+    let harness = Harness::new();
+    let case = &CASES[0];
+    let (whole, operations) = harness.whole(case, 4);
+    assert!(operations.len() > 100, "{operations:?}");
+    // Each operation once, with each kind in turn, is too long for every day: every seventh, and the kinds shifted against them.
+    let faults: Vec<(usize, &str)> = (1..=operations.len())
+        .step_by(7)
+        .enumerate()
+        .filter_map(|(index, number)| {
+            let kinds = (0..KINDS.len()).map(|shift| KINDS[(index + shift) % KINDS.len()]);
+            kinds.into_iter().find(|kind| applies(kind, &operations[number - 1].0)).map(|kind| (number, kind))
+        })
+        .collect();
+    let lost = harness.try_all(case, 4, &operations, &faults, &whole);
+    assert!(lost.is_empty(), "{} of {} were lost: {lost:#?}", lost.len(), faults.len());
+}
+
+/// Every kind of fault at every operation of every case, then `TREERING_KILLS` kills at random moments.
+#[test]
+#[ignore = "takes long; scripts/crash-harness.sh runs it"]
+fn every_fault_at_every_file_operation_and_kills_at_random() {
+    let harness = Harness::new();
+    let kills_wanted: usize = std::env::var("TREERING_KILLS").ok().and_then(|text| text.parse().ok()).unwrap_or(500);
+    let (mut points, mut lost, mut operation_count) = (0, Vec::new(), 0);
+    for case in &CASES {
+        let (whole, operations) = harness.whole(case, 4);
+        let faults: Vec<(usize, &str)> = (1..=operations.len())
+            .flat_map(|number| KINDS.map(|kind| (number, kind)))
+            .filter(|(number, kind)| applies(kind, &operations[number - 1].0))
+            .collect();
+        eprintln!("{}: {} operations, {} faults", case.name, operations.len(), faults.len());
+        operation_count += operations.len();
+        points += faults.len();
+        lost.extend(harness.try_all(case, 4, &operations, &faults, &whole));
+    }
+    let mut random = Random::new(std::process::id().into(), 0);
+    let (mut kills, mut identical, mut runs) = (0, 0, 0);
+    let wholes: Vec<Ending> = CASES.iter().map(|case| harness.whole(case, 60).0).collect();
+    while kills < kills_wanted {
+        let (case, whole) = (&CASES[runs % CASES.len()], &wholes[runs % CASES.len()]);
+        let (number, found) = harness.kill_at_random(case, 60, &format!("killed-{runs}/run"), &mut random);
+        kills += number;
+        if &found == whole {
+            identical += number;
+        } else {
+            lost.push(format!("{}: after {number} kills the run ends differently", case.name));
+        }
+        fs::remove_dir_all(harness.world.path(&format!("killed-{runs}"))).unwrap();
+        runs += 1;
+        eprintln!("{kills} kills in {runs} runs");
+    }
+    let survived = points - lost.iter().filter(|what| what.contains(" at ")).count();
+    println!(
+        "\n{}",
+        serde_json::json!({
+            "fault_points": points, "survived": survived, "kills": kills, "resumed_identical": identical,
+            "operations": operation_count, "killed_runs": runs, "cases": CASES.map(|case| case.name),
+        })
+    );
+    assert!(lost.is_empty(), "{lost:#?}");
+}
