@@ -155,6 +155,10 @@ class Case:
         assert set(theirs) == set(ours), (set(theirs), set(ours))
         for head in model.config.heads:
             compare.tensors(name, f"logits, {head}", ours[head], theirs[head])
+        if (self.base / "config.json").exists():
+            base = AutoModelForCausalLM.from_pretrained(self.base, dtype=torch.float32).eval()
+            with torch.no_grad():
+                compare.tensors(name, f"the preservation head, {type(base).__name__} of transformers", theirs["preservation"], base(windows).logits)
         self.generation(model, run, out, name)
         self.reload(run, out, label, name, model)
 

@@ -327,7 +327,7 @@ impl BaseCheckpoint {
     fn save_tokenizer(&self, dir: &Path, tokenizer: &Tokenizer) -> Result<()> {
         if let Source::Directory(_) = &self.source {
             for name in TOKENIZER_FILES {
-                let (from, to) = (self.path.join(name), dir.join(name));
+                let (from, to) = (self.local.join(name), dir.join(name));
                 if from.exists() {
                     // Not copied: permissions (such as a cache's read-only ones) stay behind.
                     fs::write(&to, fs::read(&from).at(&from)?).at(&to)?;

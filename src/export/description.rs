@@ -8,7 +8,7 @@ use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value, json};
 
-use crate::checkpoint::{Config, Dtype, names};
+use crate::checkpoint::{Config, Dtype, Family, names};
 use crate::error::{Error, IoContext, Result};
 use crate::grow::file::BaseReference;
 use crate::grow::{Growth, Initialisation};
@@ -23,8 +23,8 @@ pub const CONFIG_FILE: &str = "config.json";
 /// A `config.json` larger than this is something else.
 const MAX_CONFIG_BYTES: u64 = 16 << 20;
 
-/// Kinds of bases whose layers the exported code computes.
-pub const SUPPORTED: [&str; 1] = ["llama"];
+/// The families whose layers the exported code computes (`Family` of `layers_treering.py`).
+pub const SUPPORTED: [Family; 5] = [Family::Llama, Family::Mistral, Family::Qwen2, Family::Qwen3, Family::Olmo2];
 
 /// Keys that a widened model has beside its base's.
 const OWN_KEYS: [&str; 7] = ["base_model_type", "rings", "head", "router", "treering", "auto_map", "architectures"];
@@ -78,14 +78,15 @@ impl Description {
     /// # Errors
     /// [`Error::Usage`] for a base of a kind that the exported code does not compute, by name.
     pub fn to_json(&self, speaker: Speaker, dtype: Dtype) -> Result<String> {
-        let mut map = object(Value::from(self.config.clone()));
-        let kind = map.get("model_type").and_then(Value::as_str).unwrap_or_default().to_owned();
-        if !SUPPORTED.contains(&kind.as_str()) {
+        let family = self.config.family;
+        if !SUPPORTED.contains(&family) {
             return Err(Error::usage(format!(
-                "the base is of type \"{kind}\", and widened models of it cannot be written for transformers yet; those of {} can",
-                SUPPORTED.join(", ")
+                "the base is a {}, and widened models of it cannot be written for transformers; those of {} can",
+                family.name(),
+                SUPPORTED.map(Family::name).join(", ")
             )));
         }
+        let mut map = object(Value::from(self.config.clone()));
         // `rope_parameters` has both, and newer readers take these for another model's.
         map.remove("rope_theta");
         map.remove("rope_scaling");
@@ -95,7 +96,7 @@ impl Description {
         };
         map.extend(object(json!({
             "model_type": names::WIDENED,
-            "base_model_type": kind,
+            "base_model_type": family.model_type(),
             "architectures": ["TreeringForCausalLM"],
             "auto_map": {
                 "AutoConfig": "configuration_treering.TreeringConfig",

@@ -111,10 +111,10 @@ pub fn import(source: &Path, widened: &Widened, ground: &Ground<'_>, out: &Path)
             let newest = index + 1 == count;
             // Relative paths start at the folder that names them, so that all of it can be moved.
             let up = |path: PathBuf| if newest { path } else { Path::new("..").join(path) };
-            let base = BaseReference {
-                path: if reference.path.is_relative() { up(reference.path.clone()) } else { reference.path.clone() },
-                ..reference.clone()
-            };
+            let mut base = reference.clone();
+            if matches!(ground, Ground::Own) {
+                base.path = up(base.path);
+            }
             let inner = (0..index).map(|inner| RingReference {
                 path: up(ring_folder(inner + 1, count).into()),
                 sha256: widened.rings[inner].reference.sha256.clone(),
