@@ -115,6 +115,6 @@ fn gate(model: &Model, base: &BaseCheckpoint, set: &QuestionSet) -> Result<Gate,
     };
     let own = own_texts(model, &new, &speech, &mut |_, _| Ok(()))?;
     let [new, own] = [of_texts(model, &new, &mut |_, _| Ok(()))?, of_texts(model, &own, &mut |_, _| Ok(()))?];
-    println!("gate: {} tokens of the new answers, {} of what the base says", new.len(), own.len());
+    println!("gate: {} tokens of the new questions and answers, {} of what the base says", new.len(), own.len());
     Ok(Gate::train(&new, &own, SEED)?)
 }
