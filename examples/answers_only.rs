@@ -5,7 +5,7 @@
 //! quickstart's new people with the loss on the answers alone, trains a gate, writes both to `OUT`, and asks every question of every head and router
 //! (docs/routers.md). `treering eval OUT --trace FILE` and `scripts/route-prototypes.py FILE` then try others on it.
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 use treering::checkpoint::BaseCheckpoint;
 use treering::data::Encoder;
@@ -42,30 +42,14 @@ fn main() -> Result<(), Box<dyn std::error::Error>> {
     let people = People::generate(OLD_PEOPLE + NEW_PEOPLE, SEED)?;
     let set = QuestionSet::new(&people, OLD_PEOPLE..OLD_PEOPLE + NEW_PEOPLE, &encoder, SEQUENCE_LENGTH)?;
 
-    let sizes = Sizes { hidden_size: 64, num_attention_heads: 2, num_key_value_heads: 2, intermediate_size: 192 };
-    let growth = Growth { sizes, placement: Placement::preserve(&config) };
-    let init = Initialisation::default();
+    // What was trained before is asked again.
     let mut model = Model::from_base(&base, Precision::F32, false)?;
-    model.widen(growth.clone(), grow::initialise(&base, &growth, init, SEED, &|_, _| Ok(()))?)?;
-    let adamw = AdamWConfig { beta1: 0.9, beta2: 0.999, epsilon: 1e-8, weight_decay: 0.01 };
-    let mut optimizer = Optimizer::new(adamw, model.parameters());
-    let mut gradients = Gradients::zeros(model.parameters());
-    for step in 1..=STEPS {
-        let batch = set.train_batch(step - 1, QUESTIONS, SEED);
-        gradients.clear();
-        let loss = model.loss_and_gradients(&batch, &mut gradients, 1.0 / batch.target_count() as f32, false)?;
-        let rate = LEARNING_RATE * (1.0 - (step - 1) as f64 / STEPS as f64);
-        optimizer.update(model.parameters_mut(), &gradients, 1.0, step, |_| rate)?;
-        if step % 20 == 0 {
-            println!("step {step}: loss {:.4}", loss.nll / loss.targets as f64);
-        }
+    if out.join("treering.json").exists() {
+        let Expansion { manifest, parameters } = file::load(out, &config, &base.sha256()?)?;
+        model.widen(manifest.growth, parameters)?;
+    } else {
+        train(&mut model, &base, &set, out)?;
     }
-    let reference = BaseReference { path: std::path::absolute(quickstart.join("base"))?, sha256: base.sha256()? };
-    let parameters = model.parameters().to_vec();
-    let standing = Standing { base: reference, rings: Vec::new() };
-    let manifest = Manifest::new(growth, init, SEED, standing, &parameters);
-    file::save(out, &Expansion { manifest, parameters })?;
-
     model.freeze();
     let gate = gate(&model, &base, &set)?;
     gate.save(out)?;
@@ -89,6 +73,33 @@ fn main() -> Result<(), Box<dyn std::error::Error>> {
     Ok(())
 }
 
+/// Widens the base, teaches it the answers, and writes the expansion.
+fn train(model: &mut Model, base: &BaseCheckpoint, set: &QuestionSet, out: &Path) -> Result<(), Box<dyn std::error::Error>> {
+    let sizes = Sizes { hidden_size: 64, num_attention_heads: 2, num_key_value_heads: 2, intermediate_size: 192 };
+    let growth = Growth { sizes, placement: Placement::preserve(base.config()) };
+    let init = Initialisation::default();
+    model.widen(growth.clone(), grow::initialise(base, &growth, init, SEED, &|_, _| Ok(()))?)?;
+    let adamw = AdamWConfig { beta1: 0.9, beta2: 0.999, epsilon: 1e-8, weight_decay: 0.01 };
+    let mut optimizer = Optimizer::new(adamw, model.parameters());
+    let mut gradients = Gradients::zeros(model.parameters());
+    for step in 1..=STEPS {
+        let batch = set.train_batch(step - 1, QUESTIONS, SEED);
+        gradients.clear();
+        let loss = model.loss_and_gradients(&batch, &mut gradients, 1.0 / batch.target_count() as f32, false)?;
+        let rate = LEARNING_RATE * (1.0 - (step - 1) as f64 / STEPS as f64);
+        optimizer.update(model.parameters_mut(), &gradients, 1.0, step, |_| rate)?;
+        if step % 20 == 0 {
+            println!("step {step}: loss {:.4}", loss.nll / loss.targets as f64);
+        }
+    }
+    let reference = BaseReference { path: base.path().to_path_buf(), sha256: base.sha256()? };
+    let parameters = model.parameters().to_vec();
+    let standing = Standing { base: reference, rings: Vec::new() };
+    let manifest = Manifest::new(growth, init, SEED, standing, &parameters);
+    file::save(out, &Expansion { manifest, parameters })?;
+    Ok(())
+}
+
 /// A gate from the new questions, of which the answers count, and from what the base says by itself.
 fn gate(model: &Model, base: &BaseCheckpoint, set: &QuestionSet) -> Result<Gate, Box<dyn std::error::Error>> {
     let tokenizer = base.tokenizer()?;
@@ -104,6 +115,6 @@ fn gate(model: &Model, base: &BaseCheckpoint, set: &QuestionSet) -> Result<Gate,
     };
     let own = own_texts(model, &new, &speech, &mut |_, _| Ok(()))?;
     let [new, own] = [of_texts(model, &new, &mut |_, _| Ok(()))?, of_texts(model, &own, &mut |_, _| Ok(()))?];
-    println!("gate: {} tokens of the new answers, {} of what the base says", new.len(), own.len());
+    println!("gate: {} tokens of the new questions and answers, {} of what the base says", new.len(), own.len());
     Ok(Gate::train(&new, &own, SEED)?)
 }
