@@ -109,11 +109,12 @@ impl Config {
     /// [`Error::Io`], or [`Error::File`] with the key, what was expected and what was found.
     pub fn from_file(path: impl AsRef<Path>) -> Result<Self> {
         let path = path.as_ref();
-        let mut text = Vec::new();
-        File::open(path).at(path)?.take(MAX_CONFIG_BYTES + 1).read_to_end(&mut text).at(path)?;
-        if text.len() as u64 > MAX_CONFIG_BYTES {
+        if std::fs::metadata(path).at(path)?.len() > MAX_CONFIG_BYTES {
             return Err(Error::file(path, format_args!("is larger than {MAX_CONFIG_BYTES} bytes, which no config.json is")));
         }
+        let mut text = Vec::new();
+        // A device has no length.
+        File::open(path).at(path)?.take(MAX_CONFIG_BYTES).read_to_end(&mut text).at(path)?;
         let value: Value = serde_json::from_slice(&text).map_err(|e| Error::file(path, format_args!("is not JSON: {e}")))?;
         Self::try_from(value).map_err(|message| Error::file(path, message))
     }

@@ -266,9 +266,9 @@ mod tests {
 
     #[test]
     fn a_gate_learns_what_no_single_feature_tells_and_comes_out_the_same_again() {
-        let (new, own) = (examples(true, 700), examples(false, 400));
+        let (new, own) = (examples(true, 1400), examples(false, 1400));
         let gate = Gate::train(&new, &own, 1).unwrap();
-        let (unseen_new, unseen_own) = (examples(true, 1400).split_off(700), examples(false, 800).split_off(400));
+        let (unseen_new, unseen_own) = (examples(true, 2100).split_off(1400), examples(false, 2100).split_off(1400));
         let right = |examples: &[Example], new: bool| {
             examples.iter().filter(|e| (gate.log_odds(&e.features) > 0.0) == new).count() as f64 / examples.len() as f64
         };

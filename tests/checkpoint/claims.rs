@@ -125,7 +125,7 @@ fn files_that_are_larger_than_any_of_their_kind_are_not_read() {
         fs::File::create(&path).unwrap().set_len(1 << 40).unwrap();
         let (result, largest) = largest_piece(|| open(&path));
         let error = result.unwrap_err().to_string();
-        assert!(error.contains(name) && error.contains("larger than") && largest <= 1 << 25, "{largest}: {error}");
+        assert!(error.contains(name) && error.contains("larger than") && largest <= 1 << 20, "{largest}: {error}");
     }
 }
 
