@@ -172,7 +172,8 @@ pub(super) fn write_model(
     mut values: impl FnMut(&str, &[usize]) -> Result<Vec<f32>>,
 ) -> Result<()> {
     let bytes = |(_, shape): &(String, Vec<usize>)| shape.iter().product::<usize>() as u64 * if half { 2 } else { 4 };
-    let mut shards: Vec<(u64, &[(String, Vec<usize>)])> = Vec::new();
+    type Named = (String, Vec<usize>);
+    let mut shards: Vec<(u64, &[Named])> = Vec::new();
     let (mut start, mut size) = (0, 0);
     for (index, tensor) in tensors.iter().enumerate() {
         if index > start && size + bytes(tensor) > max_shard_bytes {

@@ -44,7 +44,7 @@ pub enum Command {
     /// Train an expansion (or the whole model) as a recipe says
     Train(train::Args),
     /// Measure learning and forgetting on held-out corpora
-    Eval(eval::Args),
+    Eval(Box<eval::Args>),
     /// Set runs side by side: a table, and a page with every curve
     Compare(compare::Args),
     /// Find a learning rate: a recipe at several, all else equal
@@ -81,7 +81,7 @@ impl Command {
         treering::hub::configure(hub::settings);
         match self {
             Self::Train(args) => train::run(args),
-            Self::Eval(args) => eval::run(args),
+            Self::Eval(args) => eval::run(*args),
             Self::Compare(args) => compare::run(args),
             Self::Sweep(args) => sweep::run(args),
             Self::Study(args) => study::run(args),

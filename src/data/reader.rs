@@ -229,7 +229,7 @@ fn text(lines: &mut Lines, split: Split, each: &mut dyn FnMut(RawDocument) -> Re
             Split::BlankLines => blank,
             Split::Lines => true,
         };
-        if !spoilt && !(ends && blank) {
+        if !(spoilt || ends && blank) {
             if document.text.is_empty() {
                 document.line = lines.line;
             }

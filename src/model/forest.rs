@@ -83,7 +83,7 @@ impl Forest {
             }
             Some((last, segment)) => {
                 let Segment { past, rows } = &self.segments[segment];
-                let past = past.iter().cloned().chain([rows.start..last + 1]).collect();
+                let past = past.iter().cloned().chain(std::iter::once(rows.start..last + 1)).collect();
                 self.segments.push(Segment { past, rows: row..row + 1 });
             }
             None => self.segments.push(Segment { past: Vec::new(), rows: row..row + 1 }),

@@ -282,7 +282,7 @@ impl Comparison {
                 let of_run = preservation || head == "base" || head == "adaptation";
                 let mark = (!of_run).then(|| {
                     // Neither the base's nor the run's own.
-                    let free = |mark: &usize| mark % MARKS != 0 && mark % MARKS != (index + 1) % MARKS;
+                    let free = |mark: &usize| !mark.is_multiple_of(MARKS) && mark % MARKS != (index + 1) % MARKS;
                     others = (others + 1..).find(free).unwrap_or(others);
                     others
                 });
