@@ -2,7 +2,7 @@
 //!
 //! # A tour
 //! Data flows one way: [`checkpoint`] → [`model`] → [`grow`] → [`train`] → [`eval`] → [`report`].
-//! 1. [`error`]: what can go wrong, and the exit codes.
+//! 1. [`error`]: what can go wrong, and the exit codes; [`guard`]: libraries that panic on damaged files.
 //! 2. [`checkpoint`]: configurations, safetensors, GGUF, tokenizers, atomic writes.
 //! 3. [`data`]: corpora, packing, mixing, and the generated biographies.
 //! 4. [`ops`]: the compute core, every operation with its backward.
@@ -31,6 +31,7 @@ pub mod eval;
 pub mod export;
 pub mod generate;
 pub mod grow;
+pub mod guard;
 pub mod hub;
 pub mod memory;
 pub mod model;

@@ -6,12 +6,20 @@ use std::process::ExitCode;
 
 use clap::Parser;
 use treering::Error;
+use treering::guard::is_guarded;
 use treering::memory::HugePages;
 
 #[global_allocator]
 static ALLOCATOR: HugePages = HugePages;
 
 fn main() -> ExitCode {
+    let report = std::panic::take_hook();
+    // What a library says of a damaged file by panicking becomes an error with the file's name.
+    std::panic::set_hook(Box::new(move |info| {
+        if !is_guarded() {
+            report(info);
+        }
+    }));
     let command = cli::Cli::parse().command;
     match command.run() {
         Ok(()) => ExitCode::SUCCESS,

@@ -12,6 +12,7 @@ use sha2::{Digest, Sha256};
 
 use crate::checkpoint::atomic;
 use crate::error::{Error, IoContext, Result};
+use crate::guard::guarded;
 
 /// So many tokens without a whole character are given out as they are; a character takes four at most.
 const MAX_PENDING: usize = 16;
@@ -68,7 +69,10 @@ impl Tokenizer {
     /// # Errors
     /// [`Error::Usage`] where it is none.
     pub fn from_json(text: &str) -> Result<Self> {
-        let inner = tokenizers::Tokenizer::from_bytes(text).map_err(|e| Error::usage(format_args!("is not a tokenizer: {e}")))?;
+        // Checked before: the crate panics on text that is no JSON in some places.
+        serde_json::from_str::<serde::de::IgnoredAny>(text).map_err(|e| Error::usage(format_args!("is not JSON: {e}")))?;
+        let inner =
+            sound(|| tokenizers::Tokenizer::from_bytes(text))?.map_err(|e| Error::usage(format_args!("is not a tokenizer: {e}")))?;
         Self::new(inner)
     }
 
@@ -125,8 +129,8 @@ impl Tokenizer {
     }
 
     fn encode_as(&self, text: &str, special: bool) -> Result<Vec<u32>> {
-        let encoding =
-            self.inner.encode_fast(text, special).map_err(|e| Error::usage(format_args!("the text cannot be tokenized: {e}")))?;
+        let encoding = sound(|| self.inner.encode_fast(text, special))?
+            .map_err(|e| Error::usage(format_args!("the text cannot be tokenized: {e}")))?;
         Ok(encoding.get_ids().to_vec())
     }
 
@@ -135,7 +139,7 @@ impl Tokenizer {
     /// # Errors
     /// [`Error::Usage`] where the tokenizer's decoder fails.
     pub fn decode(&self, tokens: &[u32]) -> Result<String> {
-        self.inner.decode(tokens, true).map_err(|e| Error::usage(format_args!("the tokens cannot be decoded: {e}")))
+        sound(|| self.inner.decode(tokens, true))?.map_err(|e| Error::usage(format_args!("the tokens cannot be decoded: {e}")))
     }
 
     /// A decoder that gives text token by token, never half a character.
@@ -202,6 +206,11 @@ impl Tokenizer {
     pub fn sha256(&self) -> Result<String> {
         Ok(Sha256::digest(self.to_json()?.as_bytes()).iter().map(|byte| format!("{byte:02x}")).collect())
     }
+}
+
+/// What the crate `tokenizers` returns, or an error where it panics: it does on some contradictions in a `tokenizer.json`.
+fn sound<T>(call: impl FnOnce() -> T) -> Result<T> {
+    guarded(call).ok_or_else(|| Error::usage("the tokenizer contradicts itself; its file is damaged, or of a kind that cannot be read"))
 }
 
 /// The text of a file that has at most so many bytes.

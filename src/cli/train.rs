@@ -111,10 +111,13 @@ pub(super) fn start_threads(recipe: &Recipe) -> Result<()> {
 /// A command that was started to outlive its terminal (`nohup`) goes on.
 pub(super) fn stop_on_signals() -> Result<Arc<AtomicBool>> {
     let stop = Arc::new(AtomicBool::new(false));
-    for signal in [signal_hook::consts::SIGINT, signal_hook::consts::SIGTERM, signal_hook::consts::SIGHUP] {
-        if signal == signal_hook::consts::SIGHUP && is_ignored(signal) {
-            continue;
-        }
+    #[cfg_attr(not(unix), allow(unused_mut))]
+    let mut signals = vec![signal_hook::consts::SIGINT, signal_hook::consts::SIGTERM];
+    #[cfg(unix)]
+    if !is_ignored(signal_hook::consts::SIGHUP) {
+        signals.push(signal_hook::consts::SIGHUP);
+    }
+    for signal in signals {
         // In this order: the shutdown looks at the flag before the second line raises it.
         signal_hook::flag::register_conditional_shutdown(signal, 130, Arc::clone(&stop)).at("<signals>")?;
         signal_hook::flag::register(signal, Arc::clone(&stop)).at("<signals>")?;
@@ -124,6 +127,7 @@ pub(super) fn stop_on_signals() -> Result<Arc<AtomicBool>> {
 }
 
 /// Whether whoever started this process had it ignore `signal`.
+#[cfg(unix)]
 fn is_ignored(signal: i32) -> bool {
     // SAFETY: with no new action the call only fills in the old one, and all zeros are a valid value of the plain C structure.
     unsafe {

@@ -1,7 +1,6 @@
 //! One string column of a Parquet file, without Arrow.
 
 use std::fs::File;
-use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::path::Path;
 
 use parquet::basic::Type;
@@ -13,6 +12,7 @@ use parquet::file::reader::{FileReader, SerializedFileReader};
 
 use super::reader::{OnBad, RawDocument, forgive};
 use crate::error::{Error, IoContext, Result};
+use crate::guard;
 
 /// Rows taken at a time: enough to be fast, few enough to bound the memory.
 const ROWS: usize = 256;
@@ -89,7 +89,7 @@ fn check_place(column: &ColumnChunkMetaData, size: u64) -> std::result::Result<(
 /// Runs a call into the parquet crate, which panics on some kinds of damage, and turns that into an error.
 fn guarded<T>(call: impl FnOnce() -> std::result::Result<T, ParquetError>) -> std::result::Result<T, ParquetError> {
     // Whatever the call was working on is dropped with the error, so nothing half-changed is seen again.
-    catch_unwind(AssertUnwindSafe(call)).unwrap_or_else(|_| Err(ParquetError::General("its contents contradict each other".into())))
+    guard::guarded(call).unwrap_or_else(|| Err(ParquetError::General("its contents contradict each other".into())))
 }
 
 /// The index of the string column `field`, and whether it can be null.

@@ -6,7 +6,6 @@ use super::description::Speaker;
 use crate::checkpoint::{BaseCheckpoint, Config};
 use crate::error::{Error, Result};
 use crate::grow::ring::Ring;
-use crate::hub::HubName;
 use crate::model::Head;
 use crate::train::Foundation;
 use crate::train::foundation::RingSource;
@@ -198,13 +197,12 @@ fn measured(run: Option<(&Path, u64)>) -> Result<String> {
 
 /// What is known of a base: from a GGUF file's metadata, from the front matter of a folder's README, or from where it lies.
 fn about(base: &BaseCheckpoint) -> Result<About> {
-    let path = base.path();
-    // An `hf://` name, or the folder of the cache that it stands for.
-    let cached = |component| match component {
+    // In the Hub's cache the folder tells whose it is.
+    let path = base.local_path();
+    let id = path.components().find_map(|component| match component {
         Component::Normal(name) => name.to_str()?.strip_prefix("models--")?.split_once("--").map(|(owner, name)| format!("{owner}/{name}")),
         _ => None,
-    };
-    let id = HubName::of(path)?.map(|name| name.repository).or_else(|| path.components().find_map(cached));
+    });
     let own = file_name(&path.to_string_lossy());
     let name = match (&id, base.gguf_text("general.name")?) {
         (Some(id), _) => id.clone(),
@@ -213,7 +211,7 @@ fn about(base: &BaseCheckpoint) -> Result<About> {
     };
     let license = match base.gguf_text("general.license")? {
         Some(license) => Some(license.to_owned()),
-        None => license_of_folder(base.local_path()),
+        None => license_of_folder(path),
     };
     Ok(About { name, id, license: license.filter(|text| !text.is_empty() && !text.contains(['\n', ':', '#'])) })
 }

@@ -190,3 +190,28 @@ fn truncation_in_a_file_is_not_taken_over() {
     let tokenizer = Tokenizer::from_json(&value.to_string()).unwrap();
     assert!(tokenizer.encode("a text that is longer than two tokens").unwrap().len() > 2);
 }
+
+/// Found by fuzzing: the crate `tokenizers` panics where a decoder's JSON breaks off.
+#[test]
+fn a_tokenizer_that_breaks_off_in_its_decoder_is_an_error() {
+    let whole = r#"{"version": "1.0", "added_tokens": [], "model": {"type": "BPE", "vocab": {"a": 0}, "merges": []}, "decoder": {"type": "Fuse", "x": {"y": 1}}}"#;
+    assert!(Tokenizer::from_json(whole).is_ok());
+    for at in whole.find("\"decoder\"").unwrap()..whole.len() {
+        assert!(Tokenizer::from_json(&whole[..at]).unwrap_err().to_string().contains("is not JSON"), "cut at {at}");
+        let mut broken = whole.as_bytes().to_vec();
+        broken[at] = b'%';
+        let _ = Tokenizer::from_json(std::str::from_utf8(&broken).unwrap());
+    }
+    for decoder in [
+        r#"{"type": "Sequence", "decoders": [{}]}"#,
+        r#"{"type": "Strip"}"#,
+        r#"{"type": 5}"#,
+        "[]",
+        r#"{"type": "Replace", "pattern": {"Regex": "("}, "content": ""}"#,
+    ] {
+        let text = whole.replace(r#"{"type": "Fuse", "x": {"y": 1}}"#, decoder);
+        if let Ok(tokenizer) = Tokenizer::from_json(&text) {
+            let _ = tokenizer.decode(&[0, 7]);
+        }
+    }
+}

@@ -260,3 +260,27 @@ fn memory_stays_flat_and_logs_bounded_over_many_steps() {
     assert!(last < second + (1 << 20), "{second} bytes in the second quarter, {last} in the last");
     assert!(lines < 1000 * steps && events < 1000 * steps && output.stderr.len() < 1 << 20 && files == 8, "{lines} {events} {files}");
 }
+
+#[test]
+fn the_doctor_says_what_the_machine_has_and_that_it_counts_right() {
+    let world = World::new();
+    let report = world.json(&["doctor", "--json"]);
+    assert_eq!(
+        (&report["format_version"], &report["holds"], &report["version"]),
+        (&1.into(), &true.into(), &env!("CARGO_PKG_VERSION").into())
+    );
+    let machine = &report["machine"];
+    assert!(number(&machine["cores"]) >= 1.0 && number(&machine["memory_bytes"]) > 1e8 && machine["gpus"].is_array(), "{machine}");
+    let sets = machine["instructions"].as_array().unwrap();
+    assert!(sets.contains(&"portable".into()) && sets.contains(&machine["instructions_in_use"]), "{machine}");
+    let checks = report["checks"].as_array().unwrap();
+    // Products of every set that may be used, every other kernel against the portable one, and threads against one.
+    for (against, part) in [("f64", "matrix product, bf16, packed weights"), ("one thread", "training step, bf16")] {
+        assert!(checks.iter().any(|check| check["against"] == against && check["name"] == part), "{part}");
+    }
+    for check in checks {
+        assert!(number(&check["deviation"]) <= number(&check["limit"]), "{check}");
+    }
+    let text = String::from_utf8(world.treering(&["doctor"]).stdout).unwrap();
+    assert!(text.contains("none is used") && text.contains(&format!("{0} of {0} hold", checks.len())), "{text}");
+}

@@ -237,47 +237,62 @@ fn a_fault_at_any_file_operation_costs_nothing_but_time() {
     assert!(lost.is_empty(), "{} of {} were lost: {lost:#?}", lost.len(), faults.len());
 }
 
-/// Every kind of fault at every operation of every case, then `TREERING_KILLS` kills at random moments.
+/// The cases that `TREERING_CASES` names, or all.
+fn cases() -> Vec<&'static Case> {
+    let asked = std::env::var("TREERING_CASES").unwrap_or_default();
+    CASES.iter().filter(|case| asked.is_empty() || asked.split(',').any(|name| name == case.name)).collect()
+}
+
 #[test]
 #[ignore = "takes long; scripts/crash-harness.sh runs it"]
-fn every_fault_at_every_file_operation_and_kills_at_random() {
+fn every_fault_at_every_file_operation() {
     let harness = Harness::new();
-    let kills_wanted: usize = std::env::var("TREERING_KILLS").ok().and_then(|text| text.parse().ok()).unwrap_or(500);
     let (mut points, mut lost, mut operation_count) = (0, Vec::new(), 0);
-    for case in &CASES {
+    for case in cases() {
         let (whole, operations) = harness.whole(case, 4);
         let faults: Vec<(usize, &str)> = (1..=operations.len())
             .flat_map(|number| KINDS.map(|kind| (number, kind)))
             .filter(|(number, kind)| applies(kind, &operations[number - 1].0))
             .collect();
-        eprintln!("{}: {} operations, {} faults", case.name, operations.len(), faults.len());
+        lost.extend(harness.try_all(case, 4, &operations, &faults, &whole));
         operation_count += operations.len();
         points += faults.len();
-        lost.extend(harness.try_all(case, 4, &operations, &faults, &whole));
+        eprintln!("{}: {} operations, {} faults, {} lost so far", case.name, operations.len(), faults.len(), lost.len());
     }
-    let mut random = Random::new(std::process::id().into(), 0);
-    let (mut kills, mut identical, mut runs) = (0, 0, 0);
-    let wholes: Vec<Ending> = CASES.iter().map(|case| harness.whole(case, 60).0).collect();
-    while kills < kills_wanted {
-        let (case, whole) = (&CASES[runs % CASES.len()], &wholes[runs % CASES.len()]);
-        let (number, found) = harness.kill_at_random(case, 60, &format!("killed-{runs}/run"), &mut random);
-        kills += number;
-        if &found == whole {
-            identical += number;
-        } else {
-            lost.push(format!("{}: after {number} kills the run ends differently", case.name));
+    println!("\n{}", serde_json::json!({"fault_points": points, "survived": points - lost.len(), "operations": operation_count}));
+    assert!(lost.is_empty(), "{lost:#?}");
+}
+
+/// `TREERING_KILLS` of them (500), by turns in every case.
+#[test]
+#[ignore = "takes long; scripts/crash-harness.sh runs it"]
+fn kills_at_random_moments() {
+    let harness = Harness::new();
+    let kills_wanted: usize = std::env::var("TREERING_KILLS").ok().and_then(|text| text.parse().ok()).unwrap_or(500);
+    let cases: Vec<(&Case, Ending)> = cases().into_iter().map(|case| (case, harness.whole(case, 60).0)).collect();
+    let (runs, kills, identical, lost) = (AtomicUsize::new(0), AtomicUsize::new(0), AtomicUsize::new(0), Mutex::new(Vec::new()));
+    std::thread::scope(|scope| {
+        for _ in 0..jobs() {
+            scope.spawn(|| {
+                while kills.load(Ordering::Relaxed) < kills_wanted {
+                    let run = runs.fetch_add(1, Ordering::Relaxed);
+                    let (case, whole) = &cases[run % cases.len()];
+                    let mut random = Random::new(std::process::id().into(), run as u64);
+                    let (number, found) = harness.kill_at_random(case, 60, &format!("killed-{run}/run"), &mut random);
+                    kills.fetch_add(number, Ordering::Relaxed);
+                    if &found == whole {
+                        identical.fetch_add(number, Ordering::Relaxed);
+                        fs::remove_dir_all(harness.world.path(&format!("killed-{run}"))).unwrap();
+                    } else {
+                        lost.lock().unwrap().push(format!("{}: after {number} kills the run ends differently", case.name));
+                    }
+                    eprintln!("{} kills, the last {number} in one run of {}", kills.load(Ordering::Relaxed), case.name);
+                }
+            });
         }
-        fs::remove_dir_all(harness.world.path(&format!("killed-{runs}"))).unwrap();
-        runs += 1;
-        eprintln!("{kills} kills in {runs} runs");
-    }
-    let survived = points - lost.iter().filter(|what| what.contains(" at ")).count();
-    println!(
-        "\n{}",
-        serde_json::json!({
-            "fault_points": points, "survived": survived, "kills": kills, "resumed_identical": identical,
-            "operations": operation_count, "killed_runs": runs, "cases": CASES.map(|case| case.name),
-        })
-    );
+    });
+    let (runs, kills, identical) = (runs.into_inner(), kills.into_inner(), identical.into_inner());
+    println!("\n{}", serde_json::json!({"kills": kills, "resumed_identical": identical, "killed_runs": runs}));
+    let lost = lost.into_inner().unwrap();
     assert!(lost.is_empty(), "{lost:#?}");
 }
