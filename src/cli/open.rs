@@ -239,7 +239,7 @@ pub(super) fn adapter(folder: &Path, base_path: Option<&Path>) -> Result<(BaseCh
     let hint = "--base says where the adapter's base is";
     let path = match (base_path, named) {
         (Some(path), _) => path.to_path_buf(),
-        (None, Some(named)) if Path::new(&named).exists() || hub::HubName::of(Path::new(&named))?.is_some() => PathBuf::from(named),
+        (None, Some(named)) if Path::new(&named).exists() => PathBuf::from(named),
         (None, named) => {
             // What `peft` writes of a base that it took from the Hub.
             let on_hub = named.as_deref().map(|named| format!("hf://{named}")).filter(|text| text.parse::<HubName>().is_ok());
