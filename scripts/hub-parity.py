@@ -23,6 +23,7 @@ from tokenizers.models import WordLevel
 from tokenizers.pre_tokenizers import WhitespaceSplit
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
+transformers.utils.logging.disable_progress_bar()
 LIMIT, WORDS = 1e-4, 62
 ROUTERS = ["cosine:threshold=0.9", "confidence", "bayes", "bayes:share=0.05,prior=0.3", "bayes-confidence", "bayes-confidence:margin=0.3,trust=0.7,share=0.02"]
 SUBJECTS = ["The small cat", "A tired farmer", "My brother", "The old clock", "Our neighbour", "The green boat", "A quiet child", "The busy baker"]
@@ -307,6 +308,7 @@ def main():
     parser = argparse.ArgumentParser(description="Exported models in transformers, peft and lm_eval.")
     parser.add_argument("--bin", type=pathlib.Path, required=True, help="the folder with treering and examples/logits")
     parser.add_argument("model", nargs="?", type=pathlib.Path, help="a model, or a widened run or expansion")
+    parser.add_argument("--families", help="without MODEL: only these, separated by commas, such as llama,qwen3")
     parser.add_argument("--steps", type=int, default=6, help="steps to train on MODEL")
     parser.add_argument("--keep", type=pathlib.Path, help="a new folder for everything that is made")
     arguments = parser.parse_args()
@@ -318,6 +320,8 @@ def main():
         if arguments.model is None:
             torch.set_num_threads(1)
             for name, base in families(folder):
+                if arguments.families and base.name not in arguments.families.split(","):
+                    continue
                 case = Case(arguments.bin, folder / f"case-{base.name}", name, base, compare, True, 0)
                 case.train("one", base, method("scale-adapt", (3, 1), 'preserved_layers = 1\nmodules = ["attention", "ffn"]\n'))
                 case.train("two", case.folder / "one", method("scale-preserve", (6, 2)))

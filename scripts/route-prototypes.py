@@ -1,12 +1,13 @@
 #!/usr/bin/env python3
 """Tries routers on a trace of `treering eval --trace FILE`, without running the model again.
 
-    scripts/route-prototypes.py TRACE.jsonl… [--answers TOKEN] [--only TEXT]
+    scripts/route-prototypes.py TRACE.jsonl… [--answers TOKEN] [--own NEW.jsonl OLD.jsonl] [--only TEXT]
 
 One row a router: on each corpus the perplexity and the share of tokens on which the adaptation head spoke: of the heads' favourite tokens,
 its own was the more probable in the mixture. With --answers every document is a question, and its answer begins after the last TOKEN: also
-the shares of first answer tokens and of whole answers that were the favourites of the heads that spoke. What was kept is in src/route/; what was tried, in
-docs/experiments.md.
+the shares of first answer tokens and of whole answers that were the favourites of the heads that spoke, and routers that forget their evidence there.
+--own names traces of text that each head is at home with, what was trained on and what the base says by itself: then also confidence measured by each
+head's own habit. What was kept is in src/route/; what was tried, in docs/routers.md. The router `gate` is not here: it looks at more than a trace holds.
 """
 
 import argparse
@@ -83,6 +84,19 @@ class Contextual:
         self.all = share_back(self.all + ratio, self.share)
 
 
+class Forgetful(Bayes):
+    """Evidence that is forgotten at a marker: what led up to an answer says nothing about who knows it."""
+
+    def __init__(self, marker, share=1e-3, bias=None):
+        super().__init__(share, bias)
+        self.marker = marker
+
+    def observe(self, token):
+        super().observe(token)
+        if token["token"] == self.marker:
+            self.odds = 0.0
+
+
 class Fixed:
     def __init__(self, decide):
         self.rule = decide
@@ -153,7 +167,17 @@ def sure(token, least, other, gain):
     return 0.0
 
 
-def routers():
+def habits(new, old):
+    """Mean and deviation of how sure the preservation head is on its own text, and the adaptation head on its own."""
+    found = []
+    for head, path in ((0, old), (1, new)):
+        sure = [token["largest"][head] for texts in documents(path).values() for text in texts for token in text]
+        mean = sum(sure) / len(sure)
+        found.append((mean, math.sqrt(sum((s - mean) ** 2 for s in sure) / len(sure)) + 1e-6))
+    return found
+
+
+def routers(marker=None, own=None):
     hard = 1e9
     all_routers = {
         "preserve": Fixed(lambda t: -hard),
@@ -195,6 +219,15 @@ def routers():
             all_routers[f"council of both heads and odds^{beta}, {share}"] = Council(
                 [Fixed(lambda t: -hard), Fixed(lambda t: hard), Bayes(share, lambda t, b=beta: certainty(t, b))], share
             )
+    if marker is not None:
+        for name, bias in (("", None), (" × confidence^2", lambda t: confidence(t, 2)), (" × odds^1", lambda t: certainty(t, 1))):
+            all_routers[f"bayes that forgets at the answer{name}"] = Forgetful(marker, bias=bias)
+    if own:
+        of = habits(*own)
+        score = lambda t: (t["largest"][1] - of[1][0]) / of[1][1] - (t["largest"][0] - of[0][0]) / of[0][1]
+        all_routers["confidence by habit"] = Fixed(lambda t: hard if score(t) > 0 else -hard)
+        for beta in (1, 3):
+            all_routers[f"bayes × habit^{beta}"] = Bayes(1e-3, lambda t, b=beta: b * score(t))
     all_routers["council of both heads and confidence"] = Council(
         [Fixed(lambda t: -hard), Fixed(lambda t: hard), all_routers["confidence"]], 1e-3
     )
@@ -219,13 +252,14 @@ def main():
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("trace", nargs="+")
     parser.add_argument("--answers", type=int, metavar="TOKEN", help="the token after which a question's answer begins")
+    parser.add_argument("--own", nargs=2, metavar=("NEW", "OLD"), help="traces of text that the adaptation and the preservation head are at home with")
     parser.add_argument("--only", default="", help="routers whose name contains this")
     args = parser.parse_args()
     corpora = {}
     for path in args.trace:
         corpora.update(documents(path))
     print("router".ljust(42), *(f"{name:>26}" for name in corpora))
-    for name, router in routers().items():
+    for name, router in routers(args.answers, args.own).items():
         if args.only not in name:
             continue
         cells = []

@@ -13,7 +13,7 @@
 //! 9. [`route`]: which head answers, token by token.
 //! 10. [`eval`]: perplexity and representation forgetting.
 //! 11. [`generate`]: sampling with a cache.
-//! 12. [`report`]: tables and plots; [`export`]: plain Llama folders and PEFT adapters.
+//! 12. [`report`]: tables and plots; [`export`]: folders for transformers and PEFT adapters, and the way back.
 //! 13. [`hub`]: models and corpora by `hf://` names.
 //! 14. [`study`]: several runs of one recipe: learning-rate sweeps, and the paper's analyses with its numbers beside ours.
 //! 15. [`biography`]: the controlled benchmark, from generated people to the paper's figure and several tasks in a row.

@@ -239,7 +239,9 @@ fn a_plan_is_made_of_sizes_alone() {
 #[test]
 fn windows_of_one_document_count_answers_alone_and_ask_each_once_a_pass() {
     let world = World::new();
-    succeeded(&world.treering(&run("b", &["--method", "full"])));
+    let found = world.json(&run("b", &["--method", "full", "--attributes", "major,birth_date", "--json"]));
+    let asked: Vec<&String> = found["answers"]["full"]["base"]["task-1"]["attributes"].as_object().unwrap().keys().collect();
+    assert_eq!(asked, ["birth_date", "major"]);
     let encoder = Encoder::new(BaseCheckpoint::open(world.path("b/models/untrained")).unwrap().tokenizer().unwrap()).unwrap();
     let end = encoder.end_of_text().unwrap();
     let path = world.path("b/corpora/task-1.questions.jsonl");
@@ -256,6 +258,7 @@ fn windows_of_one_document_count_answers_alone_and_ask_each_once_a_pass() {
         .lines()
         .map(|line| serde_json::from_str::<Value>(line).unwrap()["text"].as_str().unwrap().to_owned())
         .collect();
+    assert_eq!(texts.len(), 4, "two questions about each of two people");
     let mut seen = BTreeSet::new();
     let mut rows = stream(48, Some("Answer:"), &path).unwrap();
     let batch = rows.next_batch(texts.len()).unwrap();

@@ -137,21 +137,31 @@ fn gradients_and_weights_after_one_step_are_those_of_pytorch() {
 #[test]
 fn losses_of_twenty_steps_are_those_of_pytorch() {
     // In bf16 both operands of every product lose sixteen bits, so only the course of the losses can agree.
-    for (precision, tolerance) in [(Precision::F32, 2e-4), (Precision::Bf16, 0.1)] {
+    for precision in [Precision::F32, Precision::Bf16] {
         for name in MODELS {
+            // Of each step, and of all on average. The models of the other families have sharper corners (a window of two tokens, norms behind what is
+            // eight wide): rounding moves single steps of theirs further, the course no more.
+            let (tolerance, mean_tolerance) = match precision {
+                Precision::F32 => (2e-4, 2e-4),
+                Precision::Bf16 if name.ends_with("tied") => (0.1, 0.1),
+                Precision::Bf16 => (0.25, 0.1),
+            };
             let golden = golden(name);
             for &method in methods(name) {
                 let mut model = model(name, method, &golden, precision);
                 let mut optimizer = optimizer(&golden, &model);
                 let mut gradients = Gradients::zeros(model.parameters());
+                let mut differences = 0.0;
                 for (index, (windows, expected)) in golden.batches.iter().zip(&golden.losses[method]).enumerate() {
                     let batch = windows.batch();
                     gradients.clear();
                     let loss = model.loss_and_gradients(&batch, &mut gradients, 1.0, false).unwrap();
                     let mean = loss.nll / loss.targets as f64;
                     assert!((mean - expected).abs() < tolerance, "{name} {method} {precision:?} step {index}: {mean}, PyTorch {expected}");
+                    differences += (mean - expected).abs() / golden.batches.len() as f64;
                     update(&mut optimizer, &mut model, &gradients, &batch, index as u64 + 1, golden.adamw.learning_rate);
                 }
+                assert!(differences < mean_tolerance, "{name} {method} {precision:?}: {differences} on average");
             }
         }
     }

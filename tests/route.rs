@@ -248,3 +248,48 @@ fn generation_routes_and_shows_who_spoke() {
     assert!(refused(&["generate", "run", "--prompt", "w1", "--head", "adaptation", "--trace"]).contains("--router"));
     assert!(refused(&["generate", "run", "--prompt", "w1", "--router", "bayes", "--head", "adaptation"]).contains("cannot be used with"));
 }
+
+#[test]
+fn a_gate_is_trained_beside_the_checkpoint_and_asked_from_then_on() {
+    let world = world();
+    let refused = |arguments: &[&str]| failed(&world.treering(arguments), 2);
+    assert!(refused(&["eval", "run", "--router", "gate"]).contains("no gate was trained for this model\n  hint: `treering gate RUN`"));
+    assert!(refused(&["generate", "run", "--router", "gate", "--prompt", "w1"]).contains("no gate was trained"));
+    assert!(refused(&["gate", "base"]).contains("has one head"));
+    assert!(refused(&["gate", "run", "--samples", "2"]).contains("--samples must be at least 10"));
+    world.recipe("scale-route", "");
+    let set = ["--set", "route.router=gate"];
+    assert!(failed(&world.train("scale-route", "refused", &set), 2).contains("asks a gate, which is trained after a run"));
+
+    let small = ["gate", "run", "--samples", "60", "--sample-tokens", "16", "--new-tokens", "1500", "--json"];
+    let trained = world.json(&small);
+    let path = trained["gate"].as_str().unwrap();
+    assert!(path.contains("checkpoints/step-000060/gate.json") && world.path(path).exists(), "{path}");
+    let loss = |text: &str, of: &str| number(&trained[text][of]);
+    for text in ["new_text", "own_text"] {
+        let better = loss(text, "before").min(loss(text, "newest"));
+        assert!(loss(text, "gate") < better + 0.1, "{trained}");
+    }
+    assert!(loss("new_text", "newest") < loss("new_text", "before") && loss("own_text", "before") < loss("own_text", "newest"));
+    let before = fs::read(world.path(path)).unwrap();
+    world.json(&small);
+    assert!(fs::read(world.path(path)).unwrap() == before, "the same seed trains the same gate");
+
+    // Nobody names it: it is asked all the same.
+    let evaluation = world.json(&["eval", "run", "--json"]);
+    for corpus in evaluation["corpora"].as_array().unwrap() {
+        let gate = corpus["routers"].as_array().unwrap().iter().find(|r| r["router"] == "gate").unwrap();
+        let best = corpus["heads"].as_array().unwrap().iter().map(|head| number(&head["perplexity"])).fold(f64::INFINITY, f64::min);
+        // Documents of some forty tokens: the guarantee alone would allow 8 %, and what a share costs.
+        assert!(number(&gate["perplexity"]) < 1.05 * best, "{corpus}");
+        let longest = number(&corpus["tokens"]);
+        assert!(number(&gate["worst_document_excess"]) <= 20f64.ln() + longest * 1e-3, "{gate}");
+    }
+    let said = world.json(&["generate", "run", "--prompt", "w1 w6 w31", "--max-new-tokens", "8", "--json"]);
+    assert_eq!((&said["router"], said["trace"].as_array().unwrap().len()), (&Value::from("gate"), 8));
+    let preserved = world.json(&["generate", "run", "--head", "preservation", "--prompt", "w1 w6 w31", "--max-new-tokens", "8", "--json"]);
+    let of_base = world.json(&["generate", "base", "--prompt", "w1 w6 w31", "--max-new-tokens", "8", "--json"]);
+    assert_eq!(preserved["tokens"], of_base["tokens"]);
+    fs::write(world.path(path), "{}").unwrap();
+    assert!(failed(&world.treering(&["eval", "run"]), 1).contains("`treering gate` trains another"));
+}

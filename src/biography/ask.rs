@@ -46,7 +46,8 @@ impl Asked {
     /// As [`QuestionSet::new`].
     pub fn new(world: &World, task: u64, people: Range<u64>, most: u64, attributes: &[Attribute]) -> Result<Self> {
         let range = people.start..people.end.min(people.start.saturating_add(most));
-        let set = QuestionSet::new(&world.people, range, &world.encoder, world.question_length)?;
+        // Windows are the measurement's own.
+        let set = QuestionSet::new(&world.people, range, &world.encoder, usize::MAX)?;
         let mut by_attribute: Vec<(Attribute, Vec<Question>)> = attributes.iter().map(|&attribute| (attribute, Vec::new())).collect();
         for question in set.questions() {
             if let Some((_, of)) = by_attribute.iter_mut().find(|(attribute, _)| *attribute == question.attribute) {
@@ -166,5 +167,30 @@ impl Answers {
     /// How `speaker` answered about the people of `task`.
     pub fn of(&self, speaker: &str, task: u64) -> Option<Accuracy> {
         self.tasks.get(&(speaker.to_owned(), task)).copied()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_is_written_is_read_back() {
+        let accuracy =
+            |first: f64| Accuracy { first_token_accuracy: first, first_token_probability: first / 2.0, exact_match: first / 4.0 };
+        let mut numbers = Vec::new();
+        accuracy(0.5).push("questions/task-1/cosine:threshold=0.9", &mut numbers);
+        accuracy(0.25).push("attributes/task-1/cosine:threshold=0.9/major", &mut numbers);
+        accuracy(1.0).push("questions/task-0/base", &mut numbers);
+        // Numbers of others, and one that was not finite.
+        numbers.extend([("questions/old_people/base/exact_match", 1.0), ("learn/a/perplexity", 3.0)].map(|(n, v)| (n.to_owned(), v)));
+        let mut values: BTreeMap<String, Option<f64>> = numbers.into_iter().map(|(name, value)| (name, Some(value))).collect();
+        values.insert("questions/task-9/base/exact_match".into(), None);
+        let found = Answers::read(&values);
+        assert_eq!(found.speakers(), ["base", "cosine:threshold=0.9"]);
+        assert_eq!(found.of("cosine:threshold=0.9", 1), Some(accuracy(0.5)));
+        assert_eq!((found.of("base", 0), found.of("base", 1)), (Some(accuracy(1.0)), None));
+        let attributes = &found.attributes[&("cosine:threshold=0.9".to_owned(), 1)];
+        assert_eq!(attributes.iter().collect::<Vec<_>>(), [(&"major".to_owned(), &accuracy(0.25))]);
     }
 }

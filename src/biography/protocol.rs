@@ -84,6 +84,8 @@ pub struct Protocol {
     pub config: Config,
     /// Arithmetic of the matrix products.
     pub dtype: Precision,
+    /// Whether biographies in a window do not see one another: where few fit, most of a window would be about someone else.
+    pub document_mask: bool,
     /// What a ring adds.
     pub growth: Sizes,
     /// Pre-training on biographies.
@@ -144,6 +146,7 @@ impl Size {
                 copies: 3,
                 config: config(800, [128, 384, 4, 4], 256, true),
                 dtype: Precision::Bf16,
+                document_mask: true,
                 growth: Sizes { hidden_size: 64, num_attention_heads: 2, num_key_value_heads: 2, intermediate_size: 192 },
                 pretrain: Lesson { steps: 240, batch_size: 16, sequence_length: 96, warmup_steps: 12, measure_every: 240, ..PRETRAIN },
                 task_zero_lesson: Lesson { steps: 120, batch_size: 48, sequence_length: 24, measure_every: 60, ..TASK_ZERO },
@@ -159,10 +162,11 @@ impl Size {
                 copies: 5,
                 config: config(800, [128, 384, 4, 4], 256, true),
                 dtype: Precision::Bf16,
+                document_mask: true,
                 growth: Sizes { hidden_size: 64, num_attention_heads: 2, num_key_value_heads: 2, intermediate_size: 192 },
-                pretrain: Lesson { steps: 600, batch_size: 24, sequence_length: 96, warmup_steps: 40, measure_every: 200, ..PRETRAIN },
-                task_zero_lesson: Lesson { steps: 300, batch_size: 48, sequence_length: 28, measure_every: 100, ..TASK_ZERO },
-                task_lesson: Lesson { steps: 300, batch_size: 48, sequence_length: 28, measure_every: 50, ..TASK },
+                pretrain: Lesson { steps: 1_600, batch_size: 24, sequence_length: 96, warmup_steps: 80, measure_every: 400, ..PRETRAIN },
+                task_zero_lesson: Lesson { steps: 1_000, batch_size: 48, sequence_length: 28, measure_every: 200, ..TASK_ZERO },
+                task_lesson: Lesson { steps: 800, batch_size: 48, sequence_length: 28, measure_every: 80, ..TASK },
                 asked_along: 50,
                 asked_at_end: 800,
             },
@@ -174,10 +178,18 @@ impl Size {
                 copies: 5,
                 config: config(1_600, [192, 576, 6, 6], 256, true),
                 dtype: Precision::Bf16,
+                document_mask: true,
                 growth: Sizes { hidden_size: 96, num_attention_heads: 3, num_key_value_heads: 3, intermediate_size: 288 },
-                pretrain: Lesson { steps: 3_000, batch_size: 24, sequence_length: 128, warmup_steps: 200, measure_every: 500, ..PRETRAIN },
-                task_zero_lesson: Lesson { steps: 2_000, batch_size: 48, sequence_length: 28, measure_every: 250, ..TASK_ZERO },
-                task_lesson: Lesson { steps: 1_000, batch_size: 48, sequence_length: 28, measure_every: 100, ..TASK },
+                pretrain: Lesson {
+                    steps: 6_000,
+                    batch_size: 24,
+                    sequence_length: 128,
+                    warmup_steps: 200,
+                    measure_every: 1_000,
+                    ..PRETRAIN
+                },
+                task_zero_lesson: Lesson { steps: 5_000, batch_size: 48, sequence_length: 28, measure_every: 500, ..TASK_ZERO },
+                task_lesson: Lesson { steps: 2_000, batch_size: 48, sequence_length: 28, measure_every: 200, ..TASK },
                 asked_along: 50,
                 asked_at_end: 1_000,
             },
@@ -190,6 +202,7 @@ impl Size {
                 copies: 5,
                 config: config(8_192, [768, 2048, 12, 12], 512, false),
                 dtype: Precision::Bf16,
+                document_mask: false,
                 growth: Sizes { hidden_size: 192, num_attention_heads: 3, num_key_value_heads: 3, intermediate_size: 512 },
                 pretrain: Lesson {
                     steps: 80_000,
@@ -442,3 +455,39 @@ pub const ORDER: [MethodKind; 7] = [
     MethodKind::ScaleAdapt,
     MethodKind::ScaleRoute,
 ];
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn pools_do_not_overlap_and_too_few_people_are_refused() {
+        for size in Size::ALL {
+            let protocol = Setup::new(size).protocol(5).unwrap();
+            let mut end = protocol.pretrained;
+            assert!(protocol.task_zero <= end && protocol.asked(0).end <= end, "{size:?}");
+            for task in 1..=5 {
+                assert_eq!(protocol.asked(task), end..end + protocol.new_people, "{size:?}");
+                end += protocol.new_people;
+            }
+            let exactly = Setup { population: Some(end), ..Setup::new(size) };
+            assert!(exactly.protocol(5).is_ok());
+            let error = exactly.protocol(6).unwrap_err().to_string();
+            assert!(error.contains(&format!("{} in all, and there are {end}", end + protocol.new_people)), "{error}");
+        }
+        // The protocol of the paper is on people it was not trained on, in any number.
+        let halved = Setup { people: Some(10), ..Setup::new(Size::Paper) }.protocol(1).unwrap();
+        assert_eq!((halved.task_zero, halved.task_zero_asked), (5, 5..10));
+        assert!(Setup { people: Some(1), ..Setup::new(Size::Paper) }.protocol(1).is_err());
+        assert_eq!(Size::Paper.protocol().pretrain.batch_size * Size::Paper.protocol().pretrain.gradient_accumulation, 96);
+    }
+
+    #[test]
+    fn methods_are_named_once_in_one_order() {
+        let named = |names: &[&str]| methods(&names.iter().map(ToString::to_string).collect::<Vec<_>>());
+        assert_eq!(named(&["scale-route", "full", "full"]).unwrap(), [MethodKind::Full, MethodKind::ScaleRoute]);
+        assert_eq!(named(&["all", "lora"]).unwrap(), ORDER);
+        assert_eq!(ORDER.len(), MethodKind::ALL.len());
+        assert!(named(&["loro"]).unwrap_err().to_string().contains("did you mean `lora`?"));
+    }
+}

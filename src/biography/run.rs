@@ -95,7 +95,7 @@ impl Benchmark {
         let folder = self.out().join("recipes");
         std::fs::create_dir_all(&folder).at(&folder)?;
         let path = folder.join(format!("{}.toml", stage.name()));
-        let text = stage.recipe(&self.setup, &self.protocol, self.world.question_length);
+        let text = stage.recipe(&self.setup, &self.protocol, self.world.question_lengths[stage.task() as usize]);
         atomic::write_file(&path, |file| file.write_all(text.as_bytes()).at(&path))?;
         Recipe::load(&path, &changes(&self.set, stage))
     }

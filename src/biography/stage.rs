@@ -79,7 +79,7 @@ impl Stage {
         }
     }
 
-    /// Its recipe, which lies in a folder beside those of the corpora, the models and the runs. `question_length` is what the longest question needs.
+    /// Its recipe, which lies in a folder beside those of the corpora, the models and the runs. `question_length` is what its longest question needs.
     pub fn recipe(self, setup: &Setup, protocol: &Protocol, question_length: usize) -> String {
         let lesson = self.lesson(protocol);
         let base = match self.before() {
@@ -97,9 +97,7 @@ impl Stage {
         let data = match self {
             Self::Pretrain => format!(
                 "train = [\"../corpora/pretrain.biographies.jsonl\"]\nsequence_length = {}\ndocument_mask = {}\n",
-                lesson.sequence_length,
-                // A window of the paper's holds several biographies; one of the small sizes hardly one, whose second half has no names then.
-                lesson.sequence_length < 512
+                lesson.sequence_length, protocol.document_mask
             ),
             _ => {
                 let length = lesson.sequence_length.max(question_length);
@@ -135,12 +133,45 @@ impl Stage {
     }
 }
 
-/// Every router there is, with its defaults, but for the two that are a head each.
+/// Every router there is, with its defaults, but for the two that are a head each, and those that ask a gate, which is trained after a run.
 pub fn routers() -> Vec<Router> {
-    let chosen = Router::NAMES.iter().filter_map(|name| name.parse().ok());
-    chosen.filter(|router| !matches!(router, Router::Preserve | Router::Adapt)).collect()
+    let chosen = Router::NAMES.iter().filter_map(|name| name.parse::<Router>().ok());
+    chosen.filter(|router| !matches!(router, Router::Preserve | Router::Adapt) && !router.needs_contrast()).collect()
 }
 
 fn quoted(routers: &[Router]) -> String {
     routers.iter().map(|router| format!("\"{router}\"")).collect::<Vec<_>>().join(", ")
+}
+
+#[cfg(test)]
+mod tests {
+    use std::path::Path;
+
+    use super::super::protocol::{ORDER, Size};
+    use super::*;
+    use crate::recipe::Recipe;
+
+    #[test]
+    fn every_stage_finds_what_it_stands_on_and_its_recipe_is_one() {
+        for size in Size::ALL {
+            for loss in [Loss::Answer, Loss::All] {
+                let setup = Setup { loss, ..Setup::new(size) };
+                let protocol = setup.protocol(3).unwrap();
+                let stages = Stage::all(&ORDER, 3);
+                assert_eq!(stages.len(), 2 + 3 * ORDER.len());
+                for (index, stage) in stages.iter().enumerate() {
+                    let recipe = Recipe::parse(&stage.recipe(&setup, &protocol, 77), Path::new("/b/recipes"), &[]).unwrap();
+                    if let Some((before, ring)) = stage.before() {
+                        assert!(stages[..index].contains(&before), "{stage:?}");
+                        let folder = if ring { "runs" } else { "models" };
+                        assert!(recipe.model.path.ends_with(format!("{folder}/{}", before.name())), "{stage:?}");
+                        let stream = &recipe.data.stream;
+                        assert_eq!((stream.packing, stream.sequence_length), (false, 77), "the longest question sets the length");
+                        assert_eq!(stream.response_template.is_some(), loss == Loss::Answer);
+                    }
+                    assert_eq!(recipe.routers, if recipe.method.kind.widens() { routers() } else { Vec::new() });
+                }
+            }
+        }
+    }
 }

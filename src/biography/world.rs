@@ -2,6 +2,7 @@
 
 use std::collections::HashMap;
 use std::io::Write;
+use std::ops::Range;
 use std::path::{Path, PathBuf};
 
 use rand_chacha::ChaCha8Rng;
@@ -29,10 +30,8 @@ const BLOCK: u64 = 4_096;
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 struct Found {
     setup: Setup,
-    /// Tasks whose people's questions were measured.
-    tasks: u64,
-    /// Tokens that the longest question needs, and the token that ends it.
-    question_length: usize,
+    /// For each task the tokens of its longest question with answer and end: a task's own, so that more tasks change no earlier recipe.
+    question_lengths: Vec<usize>,
 }
 
 impl Eq for Setup {}
@@ -45,8 +44,8 @@ pub struct World {
     pub people: People,
     /// The model's tokenizer.
     pub encoder: Encoder,
-    /// Tokens a window of questions needs.
-    pub question_length: usize,
+    /// Tokens that a window of questions needs, by task.
+    pub question_lengths: Vec<usize>,
 }
 
 impl World {
@@ -81,12 +80,12 @@ impl World {
         if !text.exists() {
             people.write_corpus(&text, 0..protocol.pretrained, protocol.copies, setup.seed)?;
         }
+        let trained = |task: u64| if task == 0 { 0..protocol.task_zero } else { protocol.asked(task) };
         for task in 0..=tasks {
             check_stop()?;
-            let range = if task == 0 { 0..protocol.task_zero } else { protocol.asked(task) };
             let questions = corpora.join(format!("task-{task}.questions.jsonl"));
             if !questions.exists() {
-                people.write_questions(&questions, range, &setup.attributes)?;
+                people.write_questions(&questions, trained(task), &setup.attributes)?;
             }
         }
         let untrained = models.join("untrained");
@@ -98,14 +97,14 @@ impl World {
                 .save_hf(&untrained, Dtype::F32)?;
         }
         let encoder = Encoder::new(BaseCheckpoint::open(&untrained)?.tokenizer()?)?;
-        let question_length = match found {
-            Some(found) if found.tasks >= tasks => found.question_length,
-            _ => longest_question(&people, &encoder, check_stop)?,
-        };
-        let found = Found { setup: setup.clone(), tasks, question_length };
+        let mut question_lengths = found.map_or(Vec::new(), |found| found.question_lengths);
+        for task in question_lengths.len() as u64..=tasks {
+            question_lengths.push(longest_question(&people, trained(task), &encoder, check_stop)?);
+        }
+        let found = Found { setup: setup.clone(), question_lengths: question_lengths.clone() };
         let json = serde_json::to_string_pretty(&found).map_err(|e| Error::file(&path, e))? + "\n";
         atomic::write_file(&path, |file| file.write_all(json.as_bytes()).at(&path))?;
-        Ok(Self { out: out.to_path_buf(), people, encoder, question_length })
+        Ok(Self { out: out.to_path_buf(), people, encoder, question_lengths })
     }
 }
 
@@ -161,13 +160,13 @@ fn config(protocol: &Protocol, tokenizer: &Tokenizer) -> Result<Config> {
     Ok(config)
 }
 
-/// Tokens of the longest question and its end.
-fn longest_question(people: &People, encoder: &Encoder, check_stop: &(dyn Fn() -> Result<()> + Sync)) -> Result<usize> {
-    let blocks: Vec<u64> = (0..people.len()).step_by(BLOCK as usize).collect();
+/// Tokens of the longest question about someone in `range`, with its end.
+fn longest_question(people: &People, range: Range<u64>, encoder: &Encoder, check_stop: &(dyn Fn() -> Result<()> + Sync)) -> Result<usize> {
+    let blocks: Vec<u64> = range.clone().step_by(BLOCK as usize).collect();
     let longest = |&first: &u64| {
         check_stop()?;
         // Whatever fits: the length is what is asked for here.
-        let set = QuestionSet::new(people, first..people.len().min(first + BLOCK), encoder, usize::MAX)?;
+        let set = QuestionSet::new(people, first..range.end.min(first + BLOCK), encoder, usize::MAX)?;
         Ok(set.questions().iter().map(|question| question.tokens.len()).max().unwrap_or(0))
     };
     let lengths: Vec<usize> = blocks.par_iter().map(longest).collect::<Result<_>>()?;

@@ -28,7 +28,7 @@ const ROUNDING: f64 = 1e-4;
 #[derive(Debug, Clone, Copy, PartialEq, Eq, clap::ValueEnum, Serialize)]
 #[serde(rename_all = "lowercase")]
 enum To {
-    /// A folder for transformers: a widened model with code of its own, anything else as a plain Llama, adapters merged
+    /// A folder for transformers: a widened model with code of its own, anything else as a plain model of its family, adapters merged
     Hf,
     /// An adapter for the library peft
     Peft,
@@ -148,7 +148,7 @@ pub fn run(args: Args) -> Result<()> {
         }
         (To::Peft, _) => {
             return Err(Error::usage(format!(
-                "--to peft: {} has no adapters (its method is {method})\n  hint: --to hf writes a plain Llama",
+                "--to peft: {} has no adapters (its method is {method})\n  hint: --to hf writes a plain model",
                 args.model.display()
             )));
         }
@@ -305,7 +305,7 @@ fn folder_bytes(folder: &Path) -> Result<u64> {
 
 fn text(report: &Report, base: &BaseCheckpoint) -> String {
     let what = match report.to {
-        To::Hf if report.heads.is_empty() => "a plain Llama in Hugging Face's layout",
+        To::Hf if report.heads.is_empty() => "a plain model of its family in Hugging Face's layout",
         To::Hf => "a widened model for transformers (trust_remote_code=True)",
         To::Peft => "an adapter for peft",
     };

@@ -120,7 +120,7 @@ fn train(args: &Args, display: &mut Display) -> Result<Output> {
     let end_of_text = tokenizer.eos_token_id();
     let encoder = Encoder::new(tokenizer)?;
 
-    let stream = match (&args.train[..], &recipe) {
+    let mut stream = match (&args.train[..], &recipe) {
         ([], Some(recipe)) => recipe.data.stream.clone(),
         ([], None) => {
             return Err(Error::usage(
@@ -133,6 +133,8 @@ fn train(args: &Args, display: &mut Display) -> Result<Output> {
             StreamConfig::new(paths.iter().map(source).collect(), length.min(model.config().max_position_embeddings))
         }
     };
+    // Evidence begins anew with each document, as it does whenever a router is asked.
+    stream.document_mask = true;
     let cache = if recipe.is_some() {
         token_cache(args.model.path())
     } else {

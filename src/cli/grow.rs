@@ -34,7 +34,7 @@ const STEPS: usize = 32;
 /// Arguments of `treering grow`.
 #[derive(Debug, clap::Args)]
 pub struct Args {
-    /// The base: a Hugging Face folder or a .gguf file; for a further ring a run, one of its checkpoints or an expansion
+    /// The base: a Hugging Face folder, a .gguf file or hf://OWNER/NAME; for a further ring a run, one of its checkpoints or an expansion
     model: PathBuf,
     /// The new folder of the expansion
     #[arg(long, value_name = "DIR")]

@@ -8,6 +8,7 @@ use treering::checkpoint::BaseCheckpoint;
 use treering::export::import::{Ground, Imported, import};
 use treering::export::widened::Widened;
 use treering::grow::file::BaseReference;
+use treering::hub;
 use treering::report::{Align, Table};
 use treering::{Error, Result};
 
@@ -67,6 +68,7 @@ struct Adapter {
 
 /// Imports.
 pub fn run(args: Args) -> Result<()> {
+    let args = Args { source: hub::local(&args.source)?.into_owned(), ..args };
     let found = match open::place(&args.source, None)? {
         Place::Adapter => Found::Adapter(adapter(&args)?),
         Place::Model => match args.source.is_dir().then(|| Widened::open(&args.source)).transpose()?.flatten() {
@@ -94,7 +96,7 @@ fn rings(args: &Args, widened: &Widened) -> Result<Imported> {
     }
     let recorded = &widened.provenance.base.path;
     let path = args.base.as_ref().unwrap_or(recorded);
-    if !path.exists() {
+    if !hub::local(path)?.exists() {
         return Err(Error::usage(format!(
             "{}: the base that {} was made from is not here\n  hint: --base says where it is now; --with-base takes it from the folder",
             path.display(),
@@ -112,7 +114,7 @@ fn adapter(args: &Args) -> Result<Adapter> {
     let (base, baseline, parameters) = open::adapter(&args.source, args.base.as_deref())?;
     let words = describe_baseline(&baseline, base.config()).1;
     let Baseline::Lora(lora) = baseline else { return Err(Error::usage(format!("{}: holds no LoRA adapter", args.source.display()))) };
-    let path = std::path::absolute(base.path()).map_err(|error| Error::io(base.path(), error))?;
+    let path = std::path::absolute(base.local_path()).map_err(|error| Error::io(base.path(), error))?;
     let sha256 = base.sha256()?;
     peft::save(&args.out, &lora, &path, &sha256, &parameters)?;
     Ok(Adapter {

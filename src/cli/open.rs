@@ -5,7 +5,7 @@ use std::path::{Path, PathBuf};
 use treering::baseline::{Baseline, peft};
 use treering::checkpoint::BaseCheckpoint;
 use treering::data::{Encode, Encoder};
-use treering::hub;
+use treering::hub::{self, HubName};
 use treering::model::{Model, Parameter, Precision};
 use treering::recipe::Recipe;
 use treering::route::{Gate, Router};
@@ -241,6 +241,9 @@ pub(super) fn adapter(folder: &Path, base_path: Option<&Path>) -> Result<(BaseCh
         (Some(path), _) => path.to_path_buf(),
         (None, Some(named)) if Path::new(&named).exists() => PathBuf::from(named),
         (None, named) => {
+            // What `peft` writes of a base that it took from the Hub.
+            let on_hub = named.as_deref().map(|named| format!("hf://{named}")).filter(|text| text.parse::<HubName>().is_ok());
+            let hint = on_hub.map_or(hint.to_string(), |name| format!("{hint}; --base {name} fetches it"));
             let named = named.map_or("names no base".into(), |named| format!("names the base {named:?}, which is not here"));
             return Err(Error::usage(format!("{}: {named}\n  hint: {hint}", folder.join(peft::CONFIG_FILE).display())));
         }

@@ -111,7 +111,17 @@ impl Display {
     fn evaluation(&self, record: &EvalRecord) {
         let perplexities = record.values.iter().filter_map(|(name, value)| Some((name.strip_suffix("/perplexity")?, value.as_ref()?)));
         let text: Vec<String> = perplexities.map(|(name, value)| format!("{name} {value:.2}")).collect();
-        self.note(&format!("step {}: perplexity {}", record.step, text.join(", ")));
+        let answers = record.values.iter().filter_map(|(name, value)| {
+            let path = name.strip_prefix("questions/")?.strip_suffix("/first_token_accuracy")?;
+            Some(format!("{path} {:.1} %", 100.0 * value.as_ref()?))
+        });
+        let answers: Vec<String> = answers.collect();
+        let parts = [("perplexity", text), ("first tokens right", answers)];
+        let parts: Vec<String> =
+            parts.iter().filter(|(_, of)| !of.is_empty()).map(|(what, of)| format!("{what} {}", of.join(", "))).collect();
+        if !parts.is_empty() {
+            self.note(&format!("step {}: {}", record.step, parts.join("; ")));
+        }
     }
 
     /// Says that another run begins, on a line that stays.

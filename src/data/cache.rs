@@ -58,7 +58,9 @@ pub(super) struct FileStamp {
 
 impl FileStamp {
     pub(super) fn of(path: &Path) -> Result<Self> {
-        let path = path.canonicalize().at(path)?;
+        // Where its folder really is, but under the name that it has there: of a link (as in the Hub's cache) that one tells what it holds.
+        let folder = path.parent().filter(|folder| !folder.as_os_str().is_empty()).unwrap_or(Path::new("."));
+        let path = folder.canonicalize().at(path)?.join(path.file_name().unwrap_or_default());
         let metadata = path.metadata().at(&path)?;
         let modified = metadata.modified().at(&path)?;
         let modified_ns = modified.duration_since(UNIX_EPOCH).map_or(0, |age| age.as_nanos());

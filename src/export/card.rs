@@ -197,7 +197,8 @@ fn measured(run: Option<(&Path, u64)>) -> Result<String> {
 
 /// What is known of a base: from a GGUF file's metadata, from the front matter of a folder's README, or from where it lies.
 fn about(base: &BaseCheckpoint) -> Result<About> {
-    let path = base.path();
+    // In the Hub's cache the folder tells whose it is.
+    let path = base.local_path();
     let id = path.components().find_map(|component| match component {
         Component::Normal(name) => name.to_str()?.strip_prefix("models--")?.split_once("--").map(|(owner, name)| format!("{owner}/{name}")),
         _ => None,

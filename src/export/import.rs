@@ -10,6 +10,7 @@ use crate::error::{Error, Result};
 use crate::grow::file::{self, BaseReference, Expansion, Manifest};
 use crate::grow::layout;
 use crate::grow::ring::{Ring, RingReference, Standing};
+use crate::hub;
 use crate::model::Head;
 
 /// The folder of a base that was taken along, in the folder of the newest ring.
@@ -95,7 +96,7 @@ pub fn import(source: &Path, widened: &Widened, ground: &Ground<'_>, out: &Path)
     let base = atomic::write_dir(out, |folder| {
         let (reference, shown) = match ground {
             Ground::Base(base) => {
-                let path = std::path::absolute(base.path()).map_err(|error| Error::io(base.path(), error))?;
+                let path = hub::absolute(base.path()).map_err(|error| Error::io(base.path(), error))?;
                 let reference = BaseReference { path, sha256: base.sha256()? };
                 (reference.clone(), reference)
             }

@@ -1,7 +1,7 @@
 //! Trained models as others read them, and back.
 //!
-//! 1. [`plain`]: what a baseline made, as a plain Llama folder in Hugging Face's layout, with adapters merged.
-//! 2. [`widened`]: a widened model, which norms its streams apart and is no plain Llama, as a folder that `transformers` loads with code of its own;
+//! 1. [`plain`]: what a baseline made, as a plain folder of its family in Hugging Face's layout, with adapters merged.
+//! 2. [`widened`]: a widened model, which norms its streams apart and is no plain model, as a folder that `transformers` loads with code of its own;
 //!    [`description`] is its `config.json`, [`card`] its model card.
 //! 3. [`import()`](import::import): its rings as expansions again, on the base they grew around.
 
@@ -35,7 +35,7 @@ enum Origin {
     Merged(String, [usize; 2]),
 }
 
-/// Writes what `baseline` made of `base` as a plain Llama folder, whole or not at all: `config.json`, `model.safetensors` and the tokenizer,
+/// Writes what `baseline` made of `base` as a plain folder of its family, whole or not at all: `config.json`, `model.safetensors` and the tokenizer,
 /// where there is one. `parameters` are the trained ones, in any order. Tensors are made one by one, so that only one is in memory.
 ///
 /// # Errors

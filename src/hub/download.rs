@@ -5,9 +5,11 @@ use std::io::{Read, Write};
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
-use hf_hub::api::sync::{ApiError, Metadata};
+use hf_hub::api::sync::ApiError;
 use sha2::{Digest, Sha256};
+use ureq::RequestBuilder;
 use ureq::config::RedirectAuthHeaders;
+use ureq::typestate::WithoutBody;
 
 use super::{Hub, HubName, Progress};
 use crate::error::{Error, IoContext, Result};
@@ -18,6 +20,9 @@ const CHUNK: usize = 1 << 18;
 const PATIENCE: Duration = Duration::from_secs(30);
 /// The wait before a download is taken up again, times the number of the attempt.
 const PAUSE: Duration = Duration::from_millis(300);
+
+/// Places that a file is looked for at.
+pub(super) const REDIRECTS: u32 = 8;
 
 /// An error, and whether it only means that nobody answered.
 pub(super) struct Failure {
@@ -77,14 +82,22 @@ fn place(name: &HubName, file: &str) -> String {
     if file.is_empty() { name.to_string() } else { HubName { path: file.into(), ..name.clone() }.to_string() }
 }
 
-/// The client that fetches files: it shows the token to the Hub and not to where the Hub sends it.
-pub(super) fn agent() -> ureq::Agent {
+/// A client that follows so many redirects: it shows the token to the Hub and not to where the Hub sends it.
+pub(super) fn agent(redirects: u32) -> ureq::Agent {
     ureq::Agent::config_builder()
         .redirect_auth_headers(RedirectAuthHeaders::SameHost)
+        .max_redirects(redirects)
         .timeout_connect(Some(PATIENCE))
         .timeout_recv_response(Some(PATIENCE))
         .build()
         .into()
+}
+
+/// What the Hub says of a file before it is fetched. (`hf_hub` has this too, and shows the token to wherever it is sent.)
+struct Metadata {
+    /// What its content is named after: a SHA-256 for what is stored apart.
+    etag: String,
+    size: u64,
 }
 
 impl Hub {
@@ -99,22 +112,18 @@ impl Hub {
             return Err(self.not_here(name, &format!("its file `{file}`")));
         }
         let url = self.api.repo(Self::repo(name, commit)).url(&escaped(file));
-        let metadata = self.retried(|| self.api.metadata(&url).map_err(|error| Failure::of(self, name, file, error)))?;
-        // A weak tag names the same content.
-        let etag = metadata.etag().trim_start_matches("W/");
-        if etag.is_empty() || etag.len() > 128 || !etag.bytes().all(|b| b.is_ascii_alphanumeric() || matches!(b, b'-' | b'_')) {
-            return Err(Error::file(place(name, file), format!("{} names its content {etag:?}, which is no hash", self.settings.endpoint)));
-        }
+        let metadata = self.retried(|| self.metadata(name, file, &url))?;
+        let etag = &metadata.etag;
         let blobs = self.folder(name).join("blobs");
         fs::create_dir_all(&blobs).at(&blobs)?;
         let blob = blobs.join(etag);
         // The same content may have come with another commit.
-        if !fs::metadata(&blob).is_ok_and(|found| found.len() == metadata.size() as u64) {
+        if !fs::metadata(&blob).is_ok_and(|found| found.len() == metadata.size) {
             let lock_path = blobs.join(format!("{etag}.lock"));
             let lock = File::create(&lock_path).at(&lock_path)?;
             // Waits for another process that fetches the same.
             lock.lock().at(&lock_path)?;
-            if !fs::metadata(&blob).is_ok_and(|found| found.len() == metadata.size() as u64) {
+            if !fs::metadata(&blob).is_ok_and(|found| found.len() == metadata.size) {
                 let part = blobs.join(format!("{etag}.part"));
                 self.retried(|| self.transfer(name, file, &url, &metadata, &part))?;
                 fs::rename(&part, &blob).at(&blob)?;
@@ -125,6 +134,48 @@ impl Hub {
         fs::create_dir_all(folder).at(folder)?;
         link(&blob, &pointer, file, etag)?;
         Ok(pointer)
+    }
+
+    /// A request for (a part of) a file, as it is stored.
+    fn request(&self, agent: &ureq::Agent, url: &str, range: Option<String>) -> RequestBuilder<WithoutBody> {
+        let mut request = agent.get(url).header("User-Agent", concat!("treering/", env!("CARGO_PKG_VERSION")));
+        // Bytes are counted: they must be those of the file.
+        request = request.header("Accept-Encoding", "identity");
+        if let Some(token) = &self.settings.token {
+            request = request.header("Authorization", format!("Bearer {token}"));
+        }
+        match range {
+            Some(range) => request.header("Range", range),
+            None => request,
+        }
+    }
+
+    fn metadata(&self, name: &HubName, file: &str, url: &str) -> std::result::Result<Metadata, Failure> {
+        let wrong = |what: String| Failure::from(Error::file(place(name, file), format!("{} {what}", self.settings.endpoint)));
+        let mut url = url.to_string();
+        for _ in 0..REDIRECTS {
+            let request = self.request(&self.asking, &url, Some("bytes=0-0".into()));
+            let response = request.call().map_err(|error| Failure::of_request(self, name, file, &error))?;
+            let header = |name: &str| response.headers().get(name).and_then(|value| value.to_str().ok());
+            let (etag, location) = (header("x-linked-etag").or(header("etag")), header("location").unwrap_or_default());
+            // Another place of the same Hub, where it was renamed.
+            let here = location.strip_prefix(self.settings.endpoint.as_str()).unwrap_or(location);
+            if response.status().is_redirection() && header("x-linked-etag").is_none() && here.starts_with('/') {
+                url = format!("{}{here}", self.settings.endpoint);
+                continue;
+            }
+            // A weak tag names the same content.
+            let etag = etag.unwrap_or_default().trim_start_matches("W/").trim_matches('"');
+            if etag.is_empty() || etag.len() > 128 || !etag.bytes().all(|b| b.is_ascii_alphanumeric() || matches!(b, b'-' | b'_')) {
+                return Err(wrong(format!("names its content {etag:?}, which is no hash")));
+            }
+            // A server that knows no ranges gives all of it, which is not read.
+            let whole = if response.status() == 200 { header("content-length") } else { None };
+            let size = header("x-linked-size").or_else(|| header("content-range")?.rsplit('/').next()).or(whole);
+            let Some(size) = size.and_then(|size| size.parse().ok()) else { return Err(wrong("does not say how long it is".into())) };
+            return Ok(Metadata { etag: etag.into(), size });
+        }
+        Err(wrong(format!("sends from one place to the next, {REDIRECTS} times")))
     }
 
     /// Tries again, after a pause, what failed for want of an answer or a whole one.
@@ -144,7 +195,7 @@ impl Hub {
 
     /// Adds to `part` what is missing of the file, and checks the whole.
     fn transfer(&self, name: &HubName, file: &str, url: &str, metadata: &Metadata, part: &Path) -> std::result::Result<(), Failure> {
-        let size = metadata.size() as u64;
+        let size = metadata.size;
         let mut out = File::options().create(true).append(true).open(part).at(part)?;
         let mut have = out.metadata().at(part)?.len();
         let tell = |bytes_done| match &self.settings.on_progress {
@@ -157,15 +208,7 @@ impl Hub {
         }
         tell(have)?;
         if have < size {
-            let mut request = self.agent.get(url).header("User-Agent", concat!("treering/", env!("CARGO_PKG_VERSION")));
-            // Bytes are counted: they must be those of the file.
-            request = request.header("Accept-Encoding", "identity");
-            if let Some(token) = &self.settings.token {
-                request = request.header("Authorization", format!("Bearer {token}"));
-            }
-            if have > 0 {
-                request = request.header("Range", format!("bytes={have}-"));
-            }
+            let request = self.request(&self.agent, url, (have > 0).then(|| format!("bytes={have}-")));
             let response = request.call().map_err(|error| Failure::of_request(self, name, file, &error))?;
             if have > 0 && response.status() != 206 {
                 // The whole file comes, not its rest.
@@ -203,7 +246,7 @@ impl Hub {
         let wrong = if have > size {
             Some(format!("more than the {size} bytes came that {} had announced", self.settings.endpoint))
         } else {
-            damage(part, metadata.etag().trim_start_matches("W/"))?
+            damage(part, &metadata.etag)?
         };
         match wrong {
             None => Ok(()),

@@ -149,6 +149,16 @@ impl Hub {
         Ok(path)
     }
 
+    /// The `config.json` of what is a plain model in a folder.
+    pub(super) fn configuration(&self, name: &HubName) -> Result<Option<PathBuf>> {
+        let commit = self.commit(name)?;
+        let files = self.list(name, &commit)?;
+        let prefix = if name.path.is_empty() { String::new() } else { format!("{}/", name.path) };
+        let has = |file: &str| files.contains(&format!("{prefix}{file}"));
+        let plain = has("config.json") && !["treering.json", "adapter_config.json"].into_iter().any(has);
+        if plain { self.fetch(&name.at(&commit), &format!("{prefix}config.json")).map(Some) } else { Ok(None) }
+    }
+
     /// The path, or the pattern, of a corpus in the cache, with its files there.
     pub(super) fn corpus(&self, name: &HubName, wanted: &dyn Fn(&Path) -> bool) -> Result<PathBuf> {
         let commit = self.commit(name)?;
@@ -164,9 +174,9 @@ impl Hub {
         let matches = |file: &str| {
             let path = Path::new(file);
             // A pattern that matches a folder means all that is in it; nothing means everything.
-            let above = path.ancestors().filter(|p| !p.as_os_str().is_empty());
+            let mut above = path.ancestors().filter(|p| !p.as_os_str().is_empty());
             let hidden = file.split('/').any(|part| part.starts_with('.'));
-            !hidden && wanted(path) && (name.path.is_empty() || above.into_iter().any(|p| pattern.matches_path_with(p, options)))
+            !hidden && wanted(path) && (name.path.is_empty() || above.any(|p| pattern.matches_path_with(p, options)))
         };
         let found: Vec<&String> = files.iter().filter(|file| matches(file)).collect();
         if found.is_empty() {

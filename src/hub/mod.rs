@@ -52,7 +52,10 @@ pub struct Settings {
 struct Hub {
     settings: Settings,
     api: Api,
+    /// Fetches files, from wherever they are.
     agent: ureq::Agent,
+    /// Asks about files, and goes nowhere else for an answer.
+    asking: ureq::Agent,
 }
 
 static SETTINGS: OnceLock<fn() -> Result<Settings>> = OnceLock::new();
@@ -77,6 +80,17 @@ pub fn local(path: &Path) -> Result<Cow<'_, Path>> {
     match HubName::of(path)? {
         None => Ok(Cow::Borrowed(path)),
         Some(name) => Ok(Cow::Owned(hub(&name)?.model(&name)?)),
+    }
+}
+
+/// For an `hf://` name of a plain model its `config.json`, fetched where it is not there, and nothing else; `None` for any other path.
+///
+/// # Errors
+/// As [`local`].
+pub fn configuration(path: &Path) -> Result<Option<PathBuf>> {
+    match HubName::of(path)? {
+        None => Ok(None),
+        Some(name) => hub(&name)?.configuration(&name),
     }
 }
 
@@ -139,7 +153,7 @@ impl Hub {
             .with_user_agent("treering", env!("CARGO_PKG_VERSION"))
             .with_progress(false);
         let api = builder.build().map_err(|error| Error::usage(format!("no client for {}: {error}", settings.endpoint)))?;
-        Ok(Self { agent: download::agent(), settings, api })
+        Ok(Self { agent: download::agent(download::REDIRECTS), asking: download::agent(0), settings, api })
     }
 
     fn repo(name: &HubName, revision: &str) -> Repo {

@@ -1,6 +1,6 @@
 //! A forest scores what its sequences score alone, to the bit.
 
-use super::tests::{PRECISIONS, base, config, placements, values, widened};
+use super::tests::{PRECISIONS, base, config, configs, placements, values, widened};
 use super::*;
 use rand_chacha::ChaCha8Rng;
 use rand_chacha::rand_core::{Rng, SeedableRng};
@@ -55,8 +55,7 @@ fn check(model: &Model) {
 
 #[test]
 fn a_forest_scores_what_its_sequences_score_alone_to_the_bit() {
-    let c = config(true, false);
-    for precision in PRECISIONS {
+    for (c, precision) in configs().into_iter().flat_map(|c| PRECISIONS.map(|precision| (c.clone(), precision))) {
         check(&Model::from_base(&base(&c), precision, false).unwrap());
         for growth in placements() {
             check(&widened(&c, precision, growth, false));

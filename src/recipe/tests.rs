@@ -64,6 +64,11 @@ window = 128
 stride = 64
 batch_size = 2
 representation = true
+suites = ["kobest", "arc_easy"]
+suite_data = "sets"
+suite_limit = 50
+few_shot = ["2", "arc_easy:5"]
+bos = "none"
 "#;
 
 fn parse(text: &str) -> Result<Recipe> {
@@ -101,8 +106,15 @@ fn every_key_is_read() {
     assert_eq!((train.adamw.beta2, train.adamw.epsilon, train.adamw.weight_decay), (0.95, 1e-9, 0.0));
     assert_eq!((train.batch_size, train.gradient_accumulation, train.max_gradient_norm, train.seed), (4, 2, 0.5, 3));
     assert_eq!((train.recompute, train.checkpoint_every_steps, train.keep_checkpoints, train.threads), (true, 50, 0, Some(2)));
+    let suite = SuiteConfig {
+        suites: vec!["kobest".into(), "arc_easy".into()],
+        data: "/home/r/sets".into(),
+        limit: Some(50),
+        few_shot: vec!["2".into(), "arc_easy:5".into()],
+        bos: crate::eval::suite::Bos::None,
+    };
     let expected =
-        EvalConfig { every_steps: 100, at_start: false, window: 128, stride: 64, batch_size: 2, representation: true, suite: None };
+        EvalConfig { every_steps: 100, at_start: false, window: 128, stride: 64, batch_size: 2, representation: true, suite: Some(suite) };
     assert_eq!(recipe.eval, expected);
 }
 

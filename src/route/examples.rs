@@ -29,10 +29,12 @@ pub struct Text {
     pub tokens: Vec<u32>,
     /// For each, whether its prediction is an example; the first is predicted by nobody.
     pub counted: Vec<bool>,
+    /// For each, whether the newest head was trained to predict it.
+    pub trained: Vec<bool>,
 }
 
 impl Text {
-    /// The documents of a training batch; what counts in them is what was trained on.
+    /// The documents of a training batch, as far as anything in them was trained on. All of their tokens count.
     pub fn of_batch(batch: &Batch) -> Vec<Self> {
         let length = batch.sequence_length;
         let mut texts = Vec::new();
@@ -47,8 +49,9 @@ impl Text {
                 // Without a target that counts there is nothing to learn from: padding, or a lone token.
                 let Some(last) = (first..end).rev().find(|&at| targets[at] != IGNORE) else { continue };
                 let whole = tokens[first..=last].iter().chain([&targets[last]]).copied().collect();
-                let counted = std::iter::once(false).chain((first..=last).map(|at| targets[at] != IGNORE)).collect();
-                texts.push(Self { tokens: whole, counted });
+                let trained: Vec<bool> = std::iter::once(false).chain((first..=last).map(|at| targets[at] != IGNORE)).collect();
+                let counted = (0..trained.len()).map(|at| at > 0).collect();
+                texts.push(Self { tokens: whole, counted, trained });
             }
         }
         texts
@@ -58,6 +61,7 @@ impl Text {
     pub fn after(mut self, token: u32) -> Self {
         self.tokens.insert(0, token);
         self.counted.insert(0, false);
+        self.trained.insert(0, false);
         self
     }
 }
@@ -103,7 +107,8 @@ pub fn of_texts(model: &Model, texts: &[Text], progress: OnProgress<'_>) -> Resu
                 let signals = Signals { largest: &largest, cosine: 0.0, contrast: scores.contrast.get(place).copied() };
                 let log_probs: Vec<f64> = log_probs.iter().map(|&p| f64::from(p)).collect();
                 if text.counted[at] {
-                    examples.push(Example { features: track.features(signals), log_probs: [log_probs[heads - 2], log_probs[heads - 1]] });
+                    let (features, log_probs) = (track.features(signals), [log_probs[heads - 2], log_probs[heads - 1]]);
+                    examples.push(Example { features, log_probs, trained: text.trained[at] });
                 }
                 track.observe(&log_probs);
             }
@@ -188,8 +193,8 @@ fn speak(model: &Model, head: usize, beginning: Vec<u32>, room: usize, speech: &
         tokens.push(token);
         unread = vec![token];
     }
-    let counted = (0..tokens.len()).map(|at| at >= given).collect();
-    Ok(Text { tokens, counted })
+    let counted: Vec<bool> = (0..tokens.len()).map(|at| at >= given).collect();
+    Ok(Text { tokens, trained: vec![false; counted.len()], counted })
 }
 
 #[cfg(test)]
@@ -216,12 +221,17 @@ mod tests {
             targets: vec![2, IGNORE, 4, 9, IGNORE, 7, IGNORE, IGNORE],
             document_starts: Some(vec![0, 0, 2, 2, 0, 0, 0, 0]),
         };
-        let text = |tokens: &[u32], counted: &[bool]| Text { tokens: tokens.into(), counted: counted.into() };
+        let text = |tokens: &[u32], trained: &[bool]| Text {
+            tokens: tokens.into(),
+            counted: (0..tokens.len()).map(|at| at > 0).collect(),
+            trained: trained.into(),
+        };
         let expected = [text(&[1, 2], &[false, true]), text(&[3, 4, 9], &[false, true, true]), text(&[5, 6, 7], &[false, false, true])];
         assert_eq!(Text::of_batch(&batch), expected);
         let whole = Text::of_batch(&Batch { document_starts: None, ..batch });
         assert_eq!(whole[0], text(&[1, 2, 3, 4, 9], &[false, true, false, true, true]));
-        assert_eq!(expected[0].clone().after(8), text(&[8, 1, 2], &[false, false, true]));
+        let after = Text { counted: vec![false, false, true], ..text(&[8, 1, 2], &[false, false, true]) };
+        assert_eq!(expected[0].clone().after(8), after);
     }
 
     #[test]
@@ -229,7 +239,8 @@ mod tests {
         let model = model();
         let text = |seed: u32, length: u32| {
             let tokens: Vec<u32> = (0..length).map(|i| (seed * 7 + i * 11) % 50).collect();
-            Text { counted: (0..length).map(|i| i > 0 && i % 3 != 0).collect(), tokens }
+            let marked = |every: u32| (0..length).map(|i| i > 0 && i % every != 0).collect();
+            Text { counted: marked(3), trained: marked(2), tokens }
         };
         let texts: Vec<Text> = (0..11).map(|i| text(i, 2 + i)).collect();
         let together = of_texts(&model, &texts, &mut |_, _| Ok(())).unwrap();
@@ -252,7 +263,7 @@ mod tests {
     #[test]
     fn the_model_before_speaks_by_itself_and_after_first_words_of_new_texts() {
         let model = model();
-        let new = vec![Text { tokens: vec![7, 1, 2, 3, 4, 5], counted: vec![true; 6] }];
+        let new = vec![Text { tokens: vec![7, 1, 2, 3, 4, 5], counted: vec![true; 6], trained: vec![true; 6] }];
         let speech = Speech { samples: 24, tokens: 20, leading: Some(7), always_leads: true, ends: vec![9], seed: 3 };
         let texts = own_texts(&model, &new, &speech, &mut |_, _| Ok(())).unwrap();
         assert_eq!(texts, own_texts(&model, &new, &speech, &mut |_, _| Ok(())).unwrap(), "the same draws again");
@@ -260,7 +271,6 @@ mod tests {
         let begun = |text: &Text| text.counted.iter().position(|c| *c).unwrap();
         assert!(texts.iter().any(|t| begun(t) == 1) && texts.iter().any(|t| begun(t) > 3));
         assert!(texts.iter().all(|t| t.tokens[1..begun(t)] == [1, 2, 3, 4, 5][..begun(t) - 1]));
-        // What it says is what the preservation head says: greedily drawn tokens would be its favourites.
         let stopped = own_texts(&model, &new, &speech, &mut |_, _| Err(Error::Interrupted("by the user".into())));
         assert!(matches!(stopped, Err(Error::Interrupted(_))));
         assert!(own_texts(&model, &[], &Speech { leading: None, ..speech }, &mut |_, _| Ok(())).is_err());

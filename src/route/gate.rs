@@ -52,6 +52,8 @@ pub struct Example {
     pub features: Features,
     /// Its log-probability (nats) under the head before the newest, and under the newest.
     pub log_probs: [f64; 2],
+    /// Whether the newest head was trained to predict it.
+    pub trained: bool,
 }
 
 impl Example {
@@ -78,7 +80,9 @@ fn sigmoid(x: f64) -> f64 {
 
 impl Gate {
     /// Trains a gate on two kinds of text, each of which counts as much as the other: `new` is what the newest head was trained on, `own` is what the model
-    /// before it says by itself. The same on every machine for the same examples and seed, but for the rounding of `exp`.
+    /// before it says by itself. Where only some of the new text was trained on, such as answers and not their questions, that counts for half of it: a gate that
+    /// never saw the rest would do badly on it and lose its weight before the answer. The same on every machine for the same examples and seed, but for the
+    /// rounding of `exp`.
     ///
     /// # Errors
     /// [`Error::Usage`] where there are no examples of one kind.
@@ -88,9 +92,12 @@ impl Gate {
                 "a gate needs tokens of the new text and of what the model before it says; there are none of one kind",
             ));
         }
-        let weight = |side: &[Example]| 0.5 / side.len() as f64;
-        let examples: Vec<(Example, f64)> =
-            [new, own].into_iter().flat_map(|side| side.iter().map(move |example| (*example, weight(side)))).collect();
+        let weighted = |side: &[Example]| -> Vec<(Example, f64)> {
+            let trained = side.iter().filter(|example| example.trained).count();
+            let shares = if trained == 0 { [0.5, 0.0] } else { [0.25, 0.25 / trained as f64] };
+            side.iter().map(|e| (*e, shares[0] / side.len() as f64 + if e.trained { shares[1] } else { 0.0 })).collect()
+        };
+        let examples = [weighted(new), weighted(own)].concat();
         let mut gate = Self::untrained(&examples, seed);
         let inputs: Vec<(Features, [f64; 2], f64)> =
             examples.iter().map(|(example, weight)| (gate.standardised(&example.features), example.log_probs, *weight)).collect();
@@ -155,7 +162,7 @@ impl Gate {
         let (of_hidden, of_output) = gradient.split_at_mut(HIDDEN * (FEATURES + 1));
         for (x, log_probs, weight) in task {
             let (log_odds, sums) = self.forward(x);
-            let slope = weight * Example { features: *x, log_probs: *log_probs }.loss(log_odds).1;
+            let slope = weight * Example { features: *x, log_probs: *log_probs, trained: true }.loss(log_odds).1;
             of_output[HIDDEN] += slope;
             for (unit, &s) in sums.iter().enumerate() {
                 let gate = sigmoid(s);
@@ -252,7 +259,7 @@ mod tests {
                 if (features[0] * features[1] > 0.0) != new {
                     features[1] = -features[1];
                 }
-                Example { features, log_probs: if new { [-4.0, -0.5] } else { [-0.5, -4.0] } }
+                Example { features, log_probs: if new { [-4.0, -0.5] } else { [-0.5, -4.0] }, trained: true }
             })
             .collect()
     }
@@ -278,14 +285,34 @@ mod tests {
     }
 
     #[test]
+    fn what_was_trained_on_counts_for_half_of_the_new_text_however_little_it_is() {
+        // A token in ten was trained on, and alone is the newest head's; the rest of the new text is like the old.
+        let mut new = examples(false, 300);
+        for example in new.iter_mut().filter(|e| e.features[2] <= 0.8) {
+            example.trained = false;
+        }
+        for example in new.iter_mut().filter(|e| e.trained) {
+            example.log_probs = [-4.0, -0.5];
+        }
+        let trained: Vec<Example> = new.iter().filter(|e| e.trained).copied().collect();
+        assert!((10..60).contains(&trained.len()), "{}", trained.len());
+        let own: Vec<Example> =
+            examples(false, 300).into_iter().map(|e| Example { features: e.features.map(|x| x.min(0.7)), ..e }).collect();
+        let all = new.iter().map(|e| Example { trained: true, ..*e }).collect::<Vec<_>>();
+        let [told, untold] = [&new, &all].map(|new| Gate::train(new, &own, 1).unwrap().loss(&trained));
+        assert!(told < untold, "{told} {untold}");
+    }
+
+    #[test]
     fn its_gradient_agrees_with_finite_differences() {
         let all = [examples(true, 9), examples(false, 9)].concat();
         let weighted: Vec<(Example, f64)> = all.iter().map(|e| (*e, 0.1)).collect();
         let mut gate = Gate::untrained(&weighted, 3);
         let inputs: Vec<_> = all.iter().map(|e| (gate.standardised(&e.features), e.log_probs, 0.1)).collect();
         let (gradient, values) = (gate.gradient(&inputs), gate.values());
-        let loss =
-            |gate: &Gate| inputs.iter().map(|(x, p, w)| w * Example { features: *x, log_probs: *p }.loss(gate.forward(x).0).0).sum::<f64>();
+        let loss = |gate: &Gate| {
+            inputs.iter().map(|(x, p, w)| w * Example { features: *x, log_probs: *p, trained: true }.loss(gate.forward(x).0).0).sum::<f64>()
+        };
         for (index, analytic) in gradient.iter().enumerate() {
             let mut at = |shift: f64| {
                 let mut moved = values.clone();

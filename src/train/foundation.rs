@@ -337,6 +337,10 @@ pub fn refuse_unfinished(path: &Path) -> Result<()> {
 /// # Errors
 /// As [`Foundation::open`], without the hashes.
 pub fn outline(path: &Path) -> Result<(Config, Vec<Growth>)> {
+    // Of a plain model on the Hub, nothing else is fetched.
+    if let Some(config) = hub::configuration(path)? {
+        return Ok((Config::from_file(config)?, Vec::new()));
+    }
     let Some(source) = RingSource::at(path, None)? else { return Ok((BaseCheckpoint::open(path)?.config().clone(), Vec::new())) };
     let config = BaseCheckpoint::open(&source.standing.base.path)?.config().clone();
     let mut growths = Vec::with_capacity(source.standing.rings.len() + 1);

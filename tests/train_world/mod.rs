@@ -30,8 +30,13 @@ pub struct World {
 
 impl World {
     pub fn new() -> Self {
+        Self::with(|_| {})
+    }
+
+    /// The same around a base of another configuration.
+    pub fn with(change: fn(&mut Config)) -> Self {
         let world = Self { folder: tempfile::tempdir().unwrap() };
-        base(1, 1.0).save_hf(&world.path("base"), Dtype::F32).unwrap();
+        changed_base(1, 1.0, change).save_hf(&world.path("base"), Dtype::F32).unwrap();
         // A language in which each word is followed by one of two others, and one with another rule.
         for (name, step, documents) in [("new", 5, 60), ("new-held-out", 5, 4), ("old-held-out", 7, 4)] {
             let mut random = Random::new(documents, step);
@@ -157,10 +162,15 @@ impl World {
 const SIZES: &str = "hidden_size = 8\nnum_attention_heads = 2\nnum_key_value_heads = 1\nintermediate_size = 12\ninit = \"svd,random\"\n";
 
 fn base(seed: u64, head_scale: f32) -> BaseCheckpoint {
+    changed_base(seed, head_scale, |_| {})
+}
+
+fn changed_base(seed: u64, head_scale: f32, change: fn(&mut Config)) -> BaseCheckpoint {
     let mut config = Config::new(WORDS + 2, 24, 40, 2, 4);
     config.num_key_value_heads = 2;
     config.head_dim = 8;
     config.max_position_embeddings = 64;
+    change(&mut config);
     let mut random = Random::new(seed, 0);
     let mut tensors = HashMap::new();
     for parameter in base_parameters(&config) {

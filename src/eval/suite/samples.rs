@@ -30,6 +30,11 @@ pub struct Header {
 impl Header {
     /// The version of the lines.
     pub const VERSION: u32 = 1;
+
+    /// Whether it is about the same, wherever the model lies.
+    fn fits(&self, other: &Self) -> bool {
+        (self.version, &self.heads, &self.fingerprint) == (other.version, &other.heads, &other.fingerprint)
+    }
 }
 
 /// A line about an item.
@@ -123,7 +128,7 @@ impl Samples {
         let mut line = String::new();
         // Bytes that are no text are no header either.
         let read = BufReader::new(File::open(path).at(path)?).read_line(&mut line);
-        Ok(read.is_ok() && serde_json::from_str::<Header>(&line).is_ok_and(|found| found == *header))
+        Ok(read.is_ok() && serde_json::from_str::<Header>(&line).is_ok_and(|found| found.fits(header)))
     }
 
     /// Reads all lines and returns how many bytes the whole ones are.
@@ -141,7 +146,7 @@ impl Samples {
                 let found: Header = serde_json::from_slice(&line).map_err(|_| {
                     Error::file(&self.path, "its first line is not that of a samples file; --samples without --resume would replace it")
                 })?;
-                if found != *header {
+                if !found.fits(header) {
                     return Err(Error::file(
                         &self.path,
                         format!(
