@@ -238,6 +238,59 @@ def of_treering(binary, model, task, shots, limit, data, work):
     return {"items": items, "metrics": metrics, "seconds": sum(part["seconds"] for part in suite["tasks"]), "cpu": cpu}
 
 
+def requests_of_lm_eval(lm, load, task, shots, limit):
+    """The tokens that lm_eval would score, by (part, item), without scoring them."""
+    import hashlib
+    import struct
+
+    seen, score = [], lm._loglikelihood_tokens
+
+    def note(requests, **_):
+        for _, context, continuation in requests:
+            tokens = (context + continuation)[-(lm.max_length + 1):]
+            seen.append([len(tokens), len(continuation), hashlib.sha256(struct.pack(f"<{len(tokens)}I", *tokens)).hexdigest()])
+        return [(-float(number), False) for number in range(len(requests))]
+
+    lm._loglikelihood_tokens = note
+    try:
+        found = of_lm_eval(lm, load, task, shots, limit)
+    finally:
+        lm._loglikelihood_tokens = score
+    # What comes back of a request is its number, which says where it went.
+    return {key: [seen[int(-ll)] for ll in item["lls"]] for key, item in found["items"].items()}
+
+
+def compare_requests(args, settings, load):
+    import torch
+    import transformers
+    from lm_eval.models.huggingface import HFLM
+
+    config = transformers.AutoConfig.from_pretrained(args.model)
+    # Nothing is asked of the model but how much it takes.
+    config.hidden_size, config.intermediate_size, config.num_hidden_layers, config.head_dim = config.num_attention_heads * 2, 8, 1, 2
+    with torch.device("meta"):
+        model = transformers.AutoModelForCausalLM.from_config(config)
+    lm = HFLM(pretrained=model.to_empty(device="cpu"), tokenizer=transformers.AutoTokenizer.from_pretrained(args.model), batch_size=1)
+    summary = {}
+    for task, shots in settings:
+        theirs = requests_of_lm_eval(lm, load, task, shots, args.limit)
+        command = [args.binary, args.model, args.data, str(limit_of(task, args.limit) or 0), f"{task}:{shots}"]
+        lines = subprocess.run(command, capture_output=True, text=True, check=True).stdout.splitlines()
+        ours = {f"{line['task']}/{line['index']}": line["requests"] for line in map(json.loads, lines)}
+        if theirs.keys() != ours.keys():
+            sys.exit(f"error: {task}: the sides have different items: {sorted(theirs.keys() ^ ours.keys())[:5]}")
+        name = task + (f" ({shots} shots)" if shots else "")
+        equal = sum(theirs[key] == ours[key] for key in theirs)
+        summary[name] = {"items": len(theirs), "equal_items": equal, "requests": sum(map(len, theirs.values())),
+                         "tokens": sum(request[0] for requests in theirs.values() for request in requests)}
+        if equal < len(theirs):
+            summary[name]["first_different"] = next(key for key in theirs if theirs[key] != ours[key])
+        print(f"{name}: {json.dumps(summary[name])}", file=sys.stderr, flush=True)
+    print(json.dumps(summary))
+    if any(s["equal_items"] != s["items"] for s in summary.values()):
+        sys.exit(3)
+
+
 def compare(task, theirs, ours):
     if theirs["items"].keys() != ours["items"].keys():
         sys.exit(f"error: {task}: the sides have different items: {sorted(theirs['items'].keys() ^ ours['items'].keys())[:5]}")
@@ -254,6 +307,8 @@ def compare(task, theirs, ours):
             if metric in ("acc", "acc_norm", "f1", "acc_stderr", "acc_norm_stderr") and name in ours["metrics"] and ours["metrics"][name].get(metric) is not None:
                 values[f"{name}/{metric}"] = [value, ours["metrics"][name][metric]]
     items = len(theirs["items"])
+    if task == "mmlu":
+        values["mmlu/acc"] = [sum(item["acc"] for item in side["items"].values()) / items for side in (theirs, ours)]
     main = "mmlu" if task == "mmlu" else task
     return {
         "items": items,
@@ -278,6 +333,7 @@ def main():
     parser.add_argument("--few-shot", choices=["zero", "leaderboard", "both"], default="zero")
     parser.add_argument("--batch-size", type=int, default=8)
     parser.add_argument("--only", choices=["lm_eval"])
+    parser.add_argument("--requests", action="store_true")
     args = parser.parse_args()
     tasks = args.tasks.split(",")
     if unknown := [task for task in tasks if task not in TASKS]:
@@ -285,6 +341,8 @@ def main():
     settings = [(task, 0) for task in tasks if args.few_shot != "leaderboard"]
     settings += [(task, LEADERBOARD[task]) for task in tasks if args.few_shot != "zero" and task in LEADERBOARD]
     load, lm, summary = local_datasets(Files(args.data)), None, {}
+    if args.requests:
+        return compare_requests(args, settings, load)
     for task, shots in settings:
         name = f"{task}" + (f" ({shots} shots)" if shots else "")
         folder = args.work / f"{task}-{shots}-{args.limit}"
@@ -295,7 +353,7 @@ def main():
                 import torch
                 from lm_eval.models.huggingface import HFLM
 
-                torch.set_num_threads(os.cpu_count())
+                torch.set_num_threads(int(os.environ.get("OMP_NUM_THREADS", os.cpu_count())))
                 lm = HFLM(pretrained=args.model, dtype="float32", device="cpu", batch_size=args.batch_size)
             print(f"lm_eval: {name}", file=sys.stderr, flush=True)
             result = of_lm_eval(lm, load, task, shots, args.limit)

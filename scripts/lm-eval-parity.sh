@@ -1,17 +1,24 @@
 #!/usr/bin/env bash
 # Compares `treering eval --suite` with lm-evaluation-harness (`lm_eval` from PyPI) over the same items in f32: every log-likelihood and every metric.
-# usage: scripts/lm-eval-parity.sh --data DIR [--model MODEL] [--limit N] [--tasks TASK,…] [--few-shot zero|leaderboard|both] [--batch-size N] [--work DIR]
+# usage: scripts/lm-eval-parity.sh --data DIR [--model MODEL] [--limit N] [--tasks TASK,…] [--few-shot zero|leaderboard|both] [--batch-size N] [--work DIR] [--requests]
 #   --data   the folder of the tasks' data (docs/evaluation.md#data)
 #   --model  a Hugging Face folder or a Llama .gguf [default: SmolLM2-135M-Instruct, fetched where it is not there]
 #   --limit  items a task, of MMLU so many over all its subjects [default: 200; 0: all]
+#   --requests  compares the tokens of every request alone, without running a model: all items of all tasks in minutes
 #   --work   keeps lm_eval's results, and uses those that are there
 # Prints one JSON object: task → items, equal decisions, largest log-likelihood difference, metrics on both sides (lm_eval first), items/s on both sides.
 # Exits with 3 where a decision differs or a log-likelihood by more than 1e-3.
 set -euo pipefail
 root="$(cd "$(dirname "$0")/.." && pwd)"
-usage() { sed -n '2,9s/^# //p' "$0" >&2; exit 2; }
+usage() { sed -n '2,10s/^# //p' "$0" >&2; exit 2; }
 model="" data="" work="" rest=()
+requests=""
 while [[ $# -gt 0 ]]; do
+  if [[ "$1" == --requests ]]; then
+    requests=1
+    shift
+    continue
+  fi
   [[ $# -ge 2 ]] || usage
   case "$1" in
     --model) model="$2" ;;
@@ -34,7 +41,11 @@ if [[ -z "$work" ]]; then
   work="$(mktemp -d "${TMPDIR:-/tmp}/treering-lm-eval.XXXXXX")"
   trap 'rm -rf "$work"' EXIT
 fi
-if [[ -z "${TREERING_BIN:-}" ]]; then
+if [[ -n "$requests" ]]; then
+  rest+=(--requests)
+  (cd "$root" && cargo build --quiet --release --locked --example suite_requests) >&2
+  TREERING_BIN="$root/target/release/examples/suite_requests"
+elif [[ -z "${TREERING_BIN:-}" ]]; then
   (cd "$root" && cargo build --quiet --release --locked --bin treering) >&2
   TREERING_BIN="$root/target/release/treering"
 fi

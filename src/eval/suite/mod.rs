@@ -41,7 +41,7 @@ use crate::tokenizer::Tokenizer;
 pub use data::TaskData;
 pub use library::Library;
 use metric::{ItemResult, of_item, of_task};
-pub use request::{Bos, Prompter};
+pub use request::{Bos, Prompter, Request};
 pub use result::{SpeakerResult, SuiteResult, TaskResult};
 pub use samples::{Header, Samples};
 use score::ItemScores;
