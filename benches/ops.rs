@@ -99,7 +99,9 @@ fn main() {
     let n = 8 << 20;
     let (mut p, g, mut m, mut v) = (values(n), values(n), vec![0.0; n], vec![0.0; n]);
     let step = adamw::AdamW { learning_rate: 1e-4, beta1: 0.9, beta2: 0.95, eps: 1e-8, weight_decay: 0.1, step: 5, gradient_scale: 1.0 };
-    report("adamw", "GB/s", (28 * n) as f64, &mut || step.update(&mut p, &g, &mut m, &mut v));
+    report("adamw", "GB/s", (28 * n) as f64, &mut || {
+        step.update(&mut p, &g, &mut m, &mut v);
+    });
     report("sum_of_squares", "GB/s", (4 * n) as f64, &mut || {
         black_box(adamw::sum_of_squares(&g));
     });

@@ -156,7 +156,7 @@ fn main() -> Result<(), Box<dyn std::error::Error>> {
         } else {
             gradients.clear();
             model.loss_and_gradients(&batch, &mut gradients, 1.0 / tokens as f32, args.recompute)?;
-            optimizer.update(model.parameters_mut(), &gradients, 1.0, step as u64 + 1, |_| 1e-4);
+            optimizer.update(model.parameters_mut(), &gradients, 1.0, step as u64 + 1, |_| 1e-4)?;
         }
         seconds.push(start.elapsed().as_secs_f64());
         let done = MultiplyAdds::since(before);

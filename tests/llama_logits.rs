@@ -74,7 +74,8 @@ fn logits_equal_those_of_transformers_for_every_family_and_configuration_feature
 /// A window, a bias or a norm that made no difference would be tested by nothing above.
 #[test]
 fn what_sets_a_family_apart_changes_the_logits() {
-    let changes: [(&str, fn(&mut Config)); 3] = [
+    type Change = fn(&mut Config);
+    let changes: [(&str, Change); 3] = [
         ("family-mistral", |c| c.sliding_window = None),
         ("family-qwen2-window", |c| c.full_attention_layers = vec![0, 1]),
         ("family-qwen3-window", |c| c.full_attention_layers.clear()),

@@ -189,7 +189,7 @@ mod tests {
         assert_eq!(of_ring(&ring_weight(&q, 1), 2), "model.layers.3.self_attn.q_proj.ring_2.ring_1_to_expansion.weight");
         assert_eq!(of_ring(&block_weight(LM_HEAD, Block::ExpansionHead), 10), "lm_head.ring_10.expansion.weight");
         assert!(is_of_a_ring("lm_head.ring_10.expansion.weight") && is_of_a_ring(&of_ring(&ring_weight(&q, 1), 2)));
-        assert!(![&weight(&q), &ring_weight(&q, 2), "ring_1.x", "a.ring_.b.weight"].into_iter().any(|name| is_of_a_ring(name)));
+        assert!(![&weight(&q), &ring_weight(&q, 2), "ring_1.x", "a.ring_.b.weight"].into_iter().any(is_of_a_ring));
     }
 
     #[test]

@@ -1,7 +1,7 @@
 //! What a machine has, and whether the compute core counts right on it: what a report of a defect needs.
 //!
 //! 1. [`machine`]: processor, memory, disk, graphics cards.
-//! 2. [`self_test`]: every kernel that this processor can run, against the portable one and against f64.
+//! 2. [`self_test()`]: every kernel that this processor can run, against the portable one and against f64.
 
 pub mod machine;
 pub mod self_test;

@@ -27,7 +27,7 @@ const FURTHEST: f64 = 4.0;
 /// Examples whose gradients are summed by one task; sums of tasks are added in their order.
 const TASK: usize = 512;
 
-/// A network of one hidden layer over [`Features`], standardised.
+/// A network of one hidden layer over the features of a token, standardised.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Gate {

@@ -196,7 +196,7 @@ fn a_mixture_of_logits_is_one_of_probabilities() {
 /// A gate whose answers have nothing to do with the text.
 fn wild_gate() -> std::sync::Arc<Gate> {
     let example = |i: usize, new: bool| {
-        let log_probs = if new == (i % 3 > 0) { [-0.1, -5.0] } else { [-5.0, -0.1] };
+        let log_probs = if new != i.is_multiple_of(3) { [-0.1, -5.0] } else { [-5.0, -0.1] };
         Example { features: std::array::from_fn(|f| ((i * 31 + f * 17) % 13) as f64), log_probs, trained: true }
     };
     let side = |new| (0..40).map(|i| example(i, new)).collect::<Vec<_>>();
