@@ -29,6 +29,7 @@ pub mod doctor;
 pub mod error;
 pub mod eval;
 pub mod export;
+mod files;
 pub mod generate;
 pub mod grow;
 pub mod guard;

@@ -3,7 +3,6 @@
 mod gguf;
 
 use std::fmt;
-use std::fs;
 use std::io::Write;
 use std::path::Path;
 
@@ -12,6 +11,7 @@ use sha2::{Digest, Sha256};
 
 use crate::checkpoint::atomic;
 use crate::error::{Error, IoContext, Result};
+use crate::files::{hex, read_limited_text};
 use crate::guard::guarded;
 
 /// So many tokens without a whole character are given out as they are; a character takes four at most.
@@ -38,11 +38,11 @@ impl Tokenizer {
     /// [`Error::Io`], or [`Error::File`] where one of them cannot be understood.
     pub fn from_file(path: impl AsRef<Path>) -> Result<Self> {
         let path = path.as_ref();
-        let text = read_text(path, MAX_TOKENIZER_BYTES)?;
+        let text = read_limited_text(path, MAX_TOKENIZER_BYTES, "tokenizer")?;
         let mut tokenizer = Self::from_json(&text).map_err(|error| Error::file(path, error))?;
         let config = path.with_file_name("tokenizer_config.json");
         if config.exists() {
-            let text = read_text(&config, MAX_CONFIG_BYTES)?;
+            let text = read_limited_text(&config, MAX_CONFIG_BYTES, "description of a tokenizer")?;
             let value: Value = serde_json::from_str(&text).map_err(|e| Error::file(&config, format_args!("is not JSON: {e}")))?;
             let token = |key: &str| -> Result<Option<u32>> {
                 let token = match value.get(key) {
@@ -204,22 +204,13 @@ impl Tokenizer {
     /// # Errors
     /// As [`Tokenizer::to_json`].
     pub fn sha256(&self) -> Result<String> {
-        Ok(Sha256::digest(self.to_json()?.as_bytes()).iter().map(|byte| format!("{byte:02x}")).collect())
+        Ok(hex(Sha256::digest(self.to_json()?.as_bytes())))
     }
 }
 
 /// What the crate `tokenizers` returns, or an error where it panics: it does on some contradictions in a `tokenizer.json`.
 fn sound<T>(call: impl FnOnce() -> T) -> Result<T> {
     guarded(call).ok_or_else(|| Error::usage("the tokenizer contradicts itself; its file is damaged, or of a kind that cannot be read"))
-}
-
-/// The text of a file that has at most so many bytes.
-fn read_text(path: &Path, most: u64) -> Result<String> {
-    let size = fs::metadata(path).at(path)?.len();
-    if size > most {
-        return Err(Error::file(path, format_args!("has {size} bytes, larger than {most}, which no such file is")));
-    }
-    fs::read_to_string(path).at(path)
 }
 
 impl fmt::Debug for Tokenizer {

@@ -135,8 +135,11 @@ fn every_method_learns_two_tasks_and_what_is_finished_is_not_trained_again() {
     for method in methods {
         let speakers = found["accuracy"][method].as_object().unwrap();
         let widens = method.starts_with("scale");
-        let expected: &[&str] =
-            if widens { &["adaptation", "bayes", "bayes-confidence", "confidence", "cosine", "preservation", "ring-1"] } else { &["base"] };
+        let expected: &[&str] = if widens {
+            &["adaptation", "bayes", "bayes-confidence", "confidence", "cosine", "gate", "preservation", "ring-1"]
+        } else {
+            &["base"]
+        };
         expected.iter().for_each(|name| assert!(speakers.contains_key(*name), "{method} {name}"));
         for (speaker, accuracy) in speakers {
             let tasks: Vec<&str> = accuracy.as_object().unwrap().keys().map(String::as_str).collect();
@@ -161,8 +164,16 @@ fn every_method_learns_two_tasks_and_what_is_finished_is_not_trained_again() {
     }
     // The base was trained once; the same command finds everything finished, and a run of it is a run like any other.
     let before = fs::read(out.join("runs/task-0/metrics.jsonl")).unwrap();
+    // But for answers of a gate that are gone: it is trained and asked once more, to the same.
+    let answers = out.join("runs/scale-adapt-task-1/gate-answers.json");
+    let kept = fs::read(&answers).unwrap();
+    fs::remove_file(&answers).unwrap();
     let again = world.json(&arguments);
     assert_eq!(again["accuracy"], found["accuracy"]);
+    assert_eq!(fs::read(&answers).unwrap(), kept);
+    fs::write(&answers, "{}").unwrap();
+    assert!(failed(&world.treering(&arguments), 1).contains("gate-answers.json: no answers of a gate"));
+    fs::write(&answers, &kept).unwrap();
     assert_eq!(fs::read(out.join("runs/task-0/metrics.jsonl")).unwrap(), before);
     let rings = world.json(&["rings", "list", "b/runs/scale-route-task-2", "--json"]);
     assert_eq!(rings["rings"].as_array().unwrap().len(), 2);

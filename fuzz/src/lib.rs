@@ -11,7 +11,9 @@ use std::sync::atomic::AtomicU64;
 use sha2::{Digest, Sha256};
 use treering::checkpoint::{BaseCheckpoint, Config};
 use treering::data::{CorpusConfig, Encode, Format, Split, TokenCache, reader};
+use treering::eval::suite::{Selection, Suite};
 use treering::grow::{file as expansion_file, layout};
+use treering::hub::HubName;
 use treering::recipe::Recipe;
 use treering::tokenizer::Tokenizer;
 use treering::train::{checkpoint as training, metrics};
@@ -190,6 +192,41 @@ pub fn router(data: &[u8]) {
     if let Ok(routers) = route::parse_list(text) {
         let names: Vec<String> = routers.iter().map(ToString::to_string).collect();
         assert_eq!(route::parse_list(&names.join(",")).ok(), Some(routers), "{names:?}");
+    }
+}
+
+/// A name of a model or corpus on the hub; what is read must be written back to the same.
+pub fn hub(data: &[u8]) {
+    let Ok(text) = std::str::from_utf8(data) else { return };
+    let _ = HubName::of(Path::new(text));
+    if let Ok(name) = text.parse::<HubName>() {
+        let _ = (name.asked().len(), name.root(), name.at("0123456789abcdef"));
+    }
+}
+
+/// The files of an evaluation suite: the first byte says of which, the rest is the file, or an archive of files.
+pub fn suite(data: &[u8]) {
+    const FILES: [(&str, &str); 6] = [
+        ("arc-easy-test.jsonl", "arc_easy"),
+        ("hellaswag_val.jsonl", "hellaswag"),
+        ("winogrande_dev.jsonl", "winogrande"),
+        ("truthfulqa.csv", "truthfulqa_mc2"),
+        ("mc_task.json", "truthfulqa_mc1"),
+        ("sets.tar", "kobest"),
+    ];
+    let Some((&which, data)) = data.split_first() else { return };
+    let (name, task) = FILES[usize::from(which) % FILES.len()];
+    let inner = folder().join("suite");
+    let _ = fs::remove_dir_all(&inner);
+    fs::create_dir_all(&inner).expect("room");
+    fs::write(inner.join(name), data).expect("room");
+    for shots in ["0", "2"] {
+        let selection = Selection::new([task], [shots]).expect("a task of ours");
+        if let Ok(suite) = Suite::open(&inner, selection, Some(5)) {
+            for task in suite.tasks() {
+                (0..task.items.len()).for_each(|index| drop(task.prefix(index)));
+            }
+        }
     }
 }
 

@@ -1,8 +1,7 @@
 //! Adapters on disk as the library `peft` keeps them: `adapter_config.json` and `adapter_model.safetensors` in a folder.
 
 use std::collections::HashMap;
-use std::fs::{self, File};
-use std::io::Read;
+use std::fs;
 use std::path::Path;
 
 use serde_json::{Map, Value, json};
@@ -11,6 +10,7 @@ use super::Lora;
 use crate::checkpoint::names::Projection;
 use crate::checkpoint::{BaseCheckpoint, TensorFile, atomic};
 use crate::error::{Error, IoContext, Result};
+use crate::files::read_limited;
 use crate::grow::file::{FileMetadata, list_parameters, save_parameters};
 use crate::model::Parameter;
 
@@ -94,11 +94,7 @@ pub fn save(folder: &Path, lora: &Lora, base_path: &Path, base_sha256: &str, par
 /// [`Error::Io`], and [`Error::File`] naming the key that is missing, damaged, or asks for what is not computed here.
 pub fn load_config(folder: &Path) -> Result<(Lora, Option<String>)> {
     let path = folder.join(CONFIG_FILE);
-    let mut text = Vec::new();
-    File::open(&path).at(&path)?.take(MAX_CONFIG_BYTES + 1).read_to_end(&mut text).at(&path)?;
-    if text.len() as u64 > MAX_CONFIG_BYTES {
-        return Err(Error::file(&path, format!("is larger than {MAX_CONFIG_BYTES} bytes, which no {CONFIG_FILE} is")));
-    }
+    let text = read_limited(&path, MAX_CONFIG_BYTES, CONFIG_FILE)?;
     let value: Value = serde_json::from_slice(&text).map_err(|e| Error::file(&path, format!("is not JSON: {e}")))?;
     let Value::Object(map) = value else { return Err(Error::file(&path, "a JSON object was expected")) };
     let lora = parse(&map).map_err(|message| Error::file(&path, message))?;

@@ -135,6 +135,12 @@ impl Answers {
     /// What [`Asked::ask`] wrote into `values`; other numbers are passed over.
     pub fn read(values: &BTreeMap<String, Option<f64>>) -> Self {
         let mut found = Self::default();
+        found.add(values);
+        found
+    }
+
+    /// Adds what is in `values`, as [`Answers::read`] reads it.
+    pub fn add(&mut self, values: &BTreeMap<String, Option<f64>>) {
         for (name, value) in values {
             let Some(value) = *value else { continue };
             let parts: Vec<&str> = name.split('/').collect();
@@ -142,19 +148,18 @@ impl Answers {
             match parts.as_slice() {
                 ["questions", set, speaker, kind] => {
                     if let Some(task) = task(set) {
-                        found.tasks.entry(((*speaker).to_owned(), task)).or_default().set(kind, value);
+                        self.tasks.entry(((*speaker).to_owned(), task)).or_default().set(kind, value);
                     }
                 }
                 ["attributes", set, speaker, attribute, kind] => {
                     if let Some(task) = task(set) {
-                        let of = found.attributes.entry(((*speaker).to_owned(), task)).or_default();
+                        let of = self.attributes.entry(((*speaker).to_owned(), task)).or_default();
                         of.entry((*attribute).to_owned()).or_default().set(kind, value);
                     }
                 }
                 _ => {}
             }
         }
-        found
     }
 
     /// Everyone who answered.

@@ -80,7 +80,11 @@ fn panels(benchmark: &Benchmark, results: &Results) -> Vec<Panel> {
             let is_router = !matches!(speaker, "base" | "preservation" | "adaptation") && !speaker.starts_with("ring-");
             if speaker == "base" || speaker == "adaptation" || is_router && routed == Some(kind) {
                 let id = format!("{}-{}", kind.as_str(), speaker).replace([':', '=', ',', '.'], "-");
-                panels.push(panel(&id, over_steps(results, kind, speaker, &curves)));
+                let chart = over_steps(results, kind, speaker, &curves);
+                // A gate answers at the end of a stage alone; of a single stage there is no curve to draw.
+                if chart.series.iter().any(|series| series.points.len() > 1) {
+                    panels.push(panel(&id, chart));
+                }
             }
         }
     }

@@ -5,6 +5,7 @@ use std::collections::BTreeMap;
 use serde::Serialize;
 
 use super::ask::{Accuracy, Answers};
+use super::gate::GateAnswers;
 use super::protocol::{Loss, Size};
 use super::run::Benchmark;
 use super::stage::Stage;
@@ -148,6 +149,12 @@ impl Results {
                         trained = record.resources.map(|r| r.trained_parameters.values().sum()).or(trained);
                     }
                 }
+            }
+            // The gate is trained when the stage is finished, and asked then.
+            if let (Some((step, answers)), Some(gate)) = (points.last_mut(), GateAnswers::read(&folder)?)
+                && *step == gate.step
+            {
+                answers.add(&gate.values);
             }
             stages.push(StageResult {
                 name: stage.name(),

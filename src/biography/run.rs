@@ -5,6 +5,7 @@ use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicBool, Ordering};
 
 use super::ask::Asked;
+use super::gate::GateAnswers;
 use super::protocol::{Protocol, Setup};
 use super::stage::Stage;
 use super::world::World;
@@ -100,7 +101,7 @@ impl Benchmark {
         Recipe::load(&path, &changes(&self.set, stage))
     }
 
-    /// Trains what is not finished of a stage, and leaves its model where a later stage or a reader needs it.
+    /// Trains what is not finished of a stage, with a gate where it has several heads, and leaves its model where a later stage or a reader needs it.
     ///
     /// # Errors
     /// [`Error::Interrupted`] after a stop, with everything saved; and whatever training returns.
@@ -130,8 +131,16 @@ impl Benchmark {
                 other => other,
             })?;
         }
-        if stop.load(Ordering::Relaxed) {
-            return Err(Error::Interrupted("between two stages; everything is saved\n  hint: the same command goes on".into()));
+        let stopped = || match stop.load(Ordering::Relaxed) {
+            true => Err(Error::Interrupted("between two stages; everything is saved\n  hint: the same command goes on".into())),
+            false => Ok(()),
+        };
+        stopped()?;
+        if matches!(stage, Stage::Task(kind, _) if kind.widens()) && GateAnswers::read(&folder)?.is_none() {
+            GateAnswers::make(&folder, &self.asked[..=stage.task() as usize], &mut |phase, done, of, what| {
+                watch(Event::Gate(phase, done, of, what));
+                stopped()
+            })?;
         }
         self.leave_model(stage)
     }

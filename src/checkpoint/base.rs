@@ -13,6 +13,7 @@ use super::gguf::Gguf;
 use super::weights::Weights;
 use super::{atomic, gguf_model, huggingface};
 use crate::error::{Error, IoContext, Result};
+use crate::files::hex;
 use crate::hub;
 use crate::tokenizer::Tokenizer;
 
@@ -242,7 +243,7 @@ impl BaseCheckpoint {
                 }
             }
         }
-        let hex: String = hash.finalize().iter().map(|byte| format!("{byte:02x}")).collect();
+        let hex = hex(hash.finalize());
         Ok(self.sha256.get_or_init(|| hex).clone())
     }
 

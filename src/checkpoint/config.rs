@@ -1,7 +1,5 @@
 //! The shape of a model, under the names of Hugging Face's `config.json`.
 
-use std::fs::File;
-use std::io::Read;
 use std::path::Path;
 
 use serde::{Deserialize, Serialize};
@@ -10,7 +8,8 @@ use serde_json::Value;
 use super::family::{Family, QueryKeyNorm};
 use super::names::{Norm, Projection};
 use super::rope::RopeScaling;
-use crate::error::{Error, IoContext, Result};
+use crate::error::{Error, Result};
+use crate::files::read_limited;
 use crate::grow::sizes::Module;
 
 /// A `config.json` larger than this is something else.
@@ -109,12 +108,7 @@ impl Config {
     /// [`Error::Io`], or [`Error::File`] with the key, what was expected and what was found.
     pub fn from_file(path: impl AsRef<Path>) -> Result<Self> {
         let path = path.as_ref();
-        if std::fs::metadata(path).at(path)?.len() > MAX_CONFIG_BYTES {
-            return Err(Error::file(path, format_args!("is larger than {MAX_CONFIG_BYTES} bytes, which no config.json is")));
-        }
-        let mut text = Vec::new();
-        // A device has no length.
-        File::open(path).at(path)?.take(MAX_CONFIG_BYTES).read_to_end(&mut text).at(path)?;
+        let text = read_limited(path, MAX_CONFIG_BYTES, "config.json")?;
         let value: Value = serde_json::from_slice(&text).map_err(|e| Error::file(path, format_args!("is not JSON: {e}")))?;
         Self::try_from(value).map_err(|message| Error::file(path, message))
     }

@@ -71,7 +71,7 @@ pub fn run(args: Args) -> Result<()> {
     let args = Args { source: hub::local(&args.source)?.into_owned(), ..args };
     let found = match open::place(&args.source, None)? {
         Place::Adapter => Found::Adapter(adapter(&args)?),
-        Place::Model => match Widened::open(&hub::local(&args.source)?)? {
+        Place::Model => match Widened::open(&args.source)? {
             Some(widened) => Found::Widened(rings(&args, &widened)?),
             None => return Err(own(&args.source, "is a plain model")),
         },

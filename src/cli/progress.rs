@@ -49,6 +49,7 @@ impl Display {
             }
             Event::Step(record) => self.step(record),
             Event::Measuring(tokens, total) => self.phase("measuring", tokens, total, ""),
+            Event::Gate(phase, done, total, what) => self.phase(phase, done, total, what),
             Event::Asking(items, total) => self.phase("asking", items, total, ""),
             Event::Evaluation(record) => {
                 self.evaluation(record);

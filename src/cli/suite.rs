@@ -36,10 +36,10 @@ pub struct SuiteArgs {
     #[arg(long, requires = "samples")]
     resume: bool,
     /// Whether a token begins every prompt
-    #[arg(long, value_enum, default_value_t = BosArg::Tokenizer)]
+    #[arg(long, value_enum, default_value_t = BosArg::Tokenizer, requires = "suites")]
     bos: BosArg,
     /// Tokens in one forward pass of the tasks, at least
-    #[arg(long, value_name = "TOKENS", default_value_t = BATCH_TOKENS)]
+    #[arg(long, value_name = "TOKENS", default_value_t = BATCH_TOKENS, requires = "suites")]
     batch_tokens: usize,
 }
 

@@ -19,6 +19,7 @@ use super::Encode;
 use super::cache_writer;
 use super::corpus::CorpusConfig;
 use crate::error::{Error, IoContext, Result};
+use crate::files::hex;
 
 pub(super) const MAGIC: &[u8; 8] = b"TRTOKEN2";
 pub(super) const FOOTER_BYTES: u64 = 40;
@@ -300,10 +301,5 @@ impl TokenCache {
 /// SHA-256 of a value's JSON, in hexadecimal.
 fn hash_of(value: &impl Serialize) -> Result<String> {
     let json = serde_json::to_vec(value).map_err(|e| Error::usage(format!("cannot describe a corpus: {e}")))?;
-    Ok(hex(&Sha256::digest(json)))
-}
-
-/// Bytes in hexadecimal.
-pub(super) fn hex(bytes: &[u8]) -> String {
-    bytes.iter().map(|byte| format!("{byte:02x}")).collect()
+    Ok(hex(Sha256::digest(json)))
 }

@@ -12,9 +12,10 @@ use rayon::prelude::*;
 use sha2::{Digest, Sha256};
 
 use super::Encode;
-use super::cache::{BLOCK, FileStamp, MAGIC, Meta, OnProgress, Origin, Progress, Skipped, hex};
+use super::cache::{BLOCK, FileStamp, MAGIC, Meta, OnProgress, Origin, Progress, Skipped};
 use super::reader::{BadRecord, MAX_DOCUMENT_BYTES, RawDocument, read_documents};
 use crate::error::{Error, IoContext, Result};
+use crate::files::hex;
 
 /// Texts are tokenised together up to this many bytes: enough to keep every core busy, little enough to report and to stop often.
 const CHUNK_BYTES: usize = 1 << 20;
@@ -174,7 +175,7 @@ impl Writer {
     /// Joins the halves, syncs, and gives the file its name.
     fn finish(mut self, path: &Path, skipped: Skipped) -> Result<()> {
         self.index_file.copy_into(&mut self.tokens_file)?;
-        let (fingerprint, largest_token, text_bytes) = (hex(&self.hash.finalize()), self.largest_token, self.text_bytes);
+        let (fingerprint, largest_token, text_bytes) = (hex(self.hash.finalize()), self.largest_token, self.text_bytes);
         let meta = Meta { fingerprint, largest_token, text_bytes, skipped };
         let meta = serde_json::to_vec(&meta).map_err(|e| Error::file(path, e))?;
         self.tokens_file.write(&meta)?;

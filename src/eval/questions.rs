@@ -5,7 +5,7 @@ use serde::Serialize;
 use super::Speaker;
 use crate::data::batch::{Batch, IGNORE};
 use crate::error::{Error, Result};
-use crate::model::{Extras, Head, Model, Scores};
+use crate::model::{Head, Model, Scores};
 use crate::route::{self, Route, Router, Signals};
 
 /// A question and its answer, in tokens.
@@ -47,11 +47,7 @@ pub fn questions(
     batch_size: usize,
     routers: &[Router],
 ) -> Result<Vec<QuestionResult>> {
-    route::check(model, routers)?;
-    let cosine = routers.iter().any(|router| router.needs_cosine());
-    let contrast = routers.iter().any(|router| router.needs_contrast());
-    let extras = Extras { cosine, contrast, hidden: false };
-    let routes: Vec<Route> = routers.iter().map(|&router| Route::new(router, model.heads().len()).with_gate(model.gate())).collect();
+    let (extras, routes) = route::begin(model, routers)?;
     ask(questions, window, batch_size, (model.heads(), &routes), |batch| model.score_with(batch, extras))
 }
 

@@ -1,7 +1,5 @@
 //! The `config.json` of a widened model for `transformers`: the base's own, what each ring added, who speaks, and where all of it comes from.
 
-use std::fs::File;
-use std::io::Read;
 use std::path::Path;
 
 use serde::de::DeserializeOwned;
@@ -9,7 +7,8 @@ use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value, json};
 
 use crate::checkpoint::{Config, Dtype, Family, names};
-use crate::error::{Error, IoContext, Result};
+use crate::error::{Error, Result};
+use crate::files::read_limited;
 use crate::grow::file::BaseReference;
 use crate::grow::{Growth, Initialisation};
 use crate::model::Head;
@@ -120,11 +119,7 @@ impl Description {
         if !path.is_file() {
             return Ok(None);
         }
-        let mut text = Vec::new();
-        File::open(&path).at(&path)?.take(MAX_CONFIG_BYTES + 1).read_to_end(&mut text).at(&path)?;
-        if text.len() as u64 > MAX_CONFIG_BYTES {
-            return Err(Error::file(&path, format!("is larger than {MAX_CONFIG_BYTES} bytes, which no config.json is")));
-        }
+        let text = read_limited(&path, MAX_CONFIG_BYTES, CONFIG_FILE)?;
         let value: Value = serde_json::from_slice(&text).map_err(|e| Error::file(&path, format!("is not JSON: {e}")))?;
         match value {
             Value::Object(map) if map.get("model_type").and_then(Value::as_str) == Some(names::WIDENED) => {

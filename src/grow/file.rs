@@ -13,6 +13,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::checkpoint::{Config, atomic};
 use crate::error::{Error, IoContext, Result};
+use crate::files::read_limited_text;
 use crate::grow::initialisation::Initialisation;
 use crate::grow::layout::{self, Expected};
 use crate::grow::ring::{self, Ring, RingReference, Standing};
@@ -299,14 +300,7 @@ pub(crate) fn write_into(folder: &Path, Expansion { manifest, parameters }: &Exp
 /// [`Error::Io`] where it is not there, [`Error::File`] where it is damaged or of a newer version.
 pub fn load_manifest(folder: impl AsRef<Path>) -> Result<Manifest> {
     let path = folder.as_ref().join(MANIFEST_FILE);
-    let size = std::fs::metadata(&path).at(&path)?.len();
-    if size > MAX_MANIFEST_BYTES {
-        return Err(Error::file(
-            &path,
-            format!("has {size} bytes, larger than {MAX_MANIFEST_BYTES}, which no description of an expansion is"),
-        ));
-    }
-    let text = std::fs::read_to_string(&path).at(&path)?;
+    let text = read_limited_text(&path, MAX_MANIFEST_BYTES, "description of an expansion")?;
     parse_manifest(&path, &text)
 }
 

@@ -9,6 +9,7 @@ use sha2::{Digest, Sha256};
 use crate::checkpoint::names::{self, Projection};
 use crate::checkpoint::{BaseCheckpoint, Config};
 use crate::error::{Error, Result};
+use crate::files::hex;
 use crate::grow::file::BaseReference;
 use crate::grow::layout::block_shape;
 use crate::grow::sizes::{Growth, Sizes};
@@ -65,7 +66,7 @@ pub(super) fn sha256(parameters: &[Parameter]) -> String {
             hash.update(&bytes);
         }
     }
-    hash.finalize().iter().map(|byte| format!("{byte:02x}")).collect()
+    hex(hash.finalize())
 }
 
 /// The added sizes of rings.

@@ -13,6 +13,7 @@ use ureq::typestate::WithoutBody;
 
 use super::{Hub, HubName, Progress};
 use crate::error::{Error, IoContext, Result};
+use crate::files::hex;
 
 /// Bytes read at a time.
 const CHUNK: usize = 1 << 18;
@@ -276,7 +277,7 @@ fn damage(part: &Path, etag: &str) -> Result<Option<String>> {
             count => hash.update(&buffer[..count]),
         }
     }
-    let found: String = hash.finalize().iter().map(|byte| format!("{byte:02x}")).collect();
+    let found = hex(hash.finalize());
     Ok((!found.eq_ignore_ascii_case(etag)).then(|| format!("what came has the SHA-256 {found}, and {etag} was expected")))
 }
 

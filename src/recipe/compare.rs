@@ -7,6 +7,7 @@ use toml::{Table, Value};
 
 use super::{Recipe, write};
 use crate::error::{Error, Result};
+use crate::files::hex;
 
 /// Keys that change when and where something is done, but not one trained number.
 /// The base's path is among them because its content is compared by hash; the schedule's keys are compared by what they gave so far.
@@ -64,7 +65,7 @@ impl Recipe {
         for (key, value) in fixed(self) {
             hash.update(format!("{key} = {value}\n"));
         }
-        hash.finalize().iter().map(|byte| format!("{byte:02x}")).collect()
+        hex(hash.finalize())
     }
 }
 

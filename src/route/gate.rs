@@ -12,6 +12,7 @@ use super::track::{FEATURES, Features, NAMES};
 use crate::checkpoint::atomic;
 use crate::data::order::Random;
 use crate::error::{Error, IoContext, Result};
+use crate::files::read_limited_text;
 
 /// Where a gate lies: beside the trained values that it belongs to.
 pub const FILE: &str = "gate.json";
@@ -204,14 +205,10 @@ impl Gate {
     /// [`Error::Io`], and [`Error::File`] for a file that holds no gate, or one with other inputs.
     pub fn load(folder: &Path) -> Result<Option<Self>> {
         let path = folder.join(FILE);
-        match std::fs::metadata(&path) {
-            Err(_) => return Ok(None),
-            Ok(meta) if meta.len() > MOST_BYTES => {
-                return Err(Error::file(&path, format!("{} bytes, and a gate has at most {MOST_BYTES}", meta.len())));
-            }
-            Ok(_) => {}
+        if !path.exists() {
+            return Ok(None);
         }
-        let text = std::fs::read_to_string(&path).at(&path)?;
+        let text = read_limited_text(&path, MOST_BYTES, "gate")?;
         let hint = "`treering gate` trains another";
         let gate: Self = serde_json::from_str(&text).map_err(|error| Error::file(&path, format!("no gate: {error}\n  hint: {hint}")))?;
         gate.check().map_err(|what| Error::file(&path, format!("{what}\n  hint: {hint}")))?;
@@ -348,7 +345,7 @@ mod tests {
         let flat = Gate { deviation: vec![0.0; FEATURES], ..gate };
         assert!(refused(&serde_json::to_string(&flat).unwrap()).contains("deviation"));
         std::fs::write(&path, vec![b' '; MOST_BYTES as usize + 1]).unwrap();
-        assert!(Gate::load(folder.path()).unwrap_err().to_string().contains("at most"));
+        assert!(Gate::load(folder.path()).unwrap_err().to_string().contains("larger than"));
     }
 
     proptest! {

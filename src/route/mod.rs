@@ -3,7 +3,7 @@
 //! 1. [`Router`]: the routers there are, with their settings, and how they are written (`bayes:share=0.01,prior=0.5`).
 //! 2. [`Route`]: one router on its way through one document. It decides from what is known before a token ([`Signals`], and the tokens seen so far) and
 //!    is then told what each head had thought of the token that came.
-//! 3. [`Gate`]: a small network for the router of that name; [`examples`] makes what it is trained on.
+//! 3. [`Gate`]: a small network for the router of that name; [`examples`] makes what it is trained on, and [`lesson`] is the whole way from a model to its gate.
 //! 4. [`Decision`]: the heads' weights for one token; the prediction is the weighted mixture of the heads' distributions.
 //!
 //! # Paper
@@ -13,6 +13,7 @@ mod decision;
 mod evidence;
 pub mod examples;
 mod gate;
+pub mod lesson;
 mod parse;
 mod state;
 #[cfg(test)]
@@ -25,7 +26,7 @@ pub use parse::parse_list;
 pub use state::{Route, Signals};
 
 use crate::error::{Error, Result};
-use crate::model::Model;
+use crate::model::{Extras, Model};
 
 /// How the heads' shares in a prediction are decided. Written and read as [`std::fmt::Display`] and [`std::str::FromStr`] have it.
 #[derive(Debug, Clone, Copy, PartialEq)]
@@ -139,4 +140,18 @@ pub fn check(model: &Model, routers: &[Router]) -> Result<()> {
         ))),
         _ => Ok(()),
     }
+}
+
+/// What a pass over the model must also find for these routers to decide, and each router at the beginning of a document.
+///
+/// # Errors
+/// As [`check`].
+pub fn begin(model: &Model, routers: &[Router]) -> Result<(Extras, Vec<Route>)> {
+    check(model, routers)?;
+    let extras = Extras {
+        cosine: routers.iter().any(|router| router.needs_cosine()),
+        contrast: routers.iter().any(|router| router.needs_contrast()),
+        hidden: false,
+    };
+    Ok((extras, routers.iter().map(|&router| Route::new(router, model.heads().len()).with_gate(model.gate())).collect()))
 }

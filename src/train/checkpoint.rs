@@ -15,6 +15,7 @@ use super::spikes::SpikeState;
 use crate::checkpoint::atomic;
 use crate::data::StreamState;
 use crate::error::{Error, IoContext, Result};
+use crate::files::hex;
 use crate::grow::file::{BaseReference, FileMetadata, load_parameters, save_parameters};
 use crate::grow::layout::Expected;
 use crate::grow::ring::{RingReference, Standing};
@@ -182,7 +183,7 @@ fn sha256(path: &Path) -> Result<String> {
     loop {
         let count = file.read(&mut buffer).at(path)?;
         if count == 0 {
-            return Ok(hash.finalize().iter().map(|byte| format!("{byte:02x}")).collect());
+            return Ok(hex(hash.finalize()));
         }
         hash.update(&buffer[..count]);
     }

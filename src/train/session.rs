@@ -49,6 +49,8 @@ pub enum Event<'a> {
     Asking(u64, u64),
     /// A measurement was made.
     Evaluation(&'a EvalRecord),
+    /// A gate is trained or asked: what is being done, how much of it, of how much, and on what.
+    Gate(&'static str, u64, u64, &'a str),
 }
 
 /// Trains as `recipe` says on what [`Foundation::open`] found at its `model.path` into the folder `out`, and tells `watch`. When `stop` becomes true, the step is finished and saved.

@@ -22,6 +22,7 @@ use super::{Attribute, People, TEXT_STREAM, biography, questions};
 use crate::checkpoint::atomic;
 use crate::data::order::Random;
 use crate::error::{Error, IoContext, Result};
+use crate::files::hex;
 
 /// Version of the data set's layout.
 pub const FORMAT_VERSION: u32 = 1;
@@ -203,7 +204,7 @@ pub fn write(
                     Format::Jsonl => jsonl(&path, table, people, copies, &mut out, &mut on_block)?,
                     Format::Parquet => parquet(&path, table, people, copies, &mut out, &mut on_block)?,
                 }
-                Ok((out.bytes, out.hash.finalize().iter().map(|byte| format!("{byte:02x}")).collect::<String>()))
+                Ok((out.bytes, hex(out.hash.finalize())))
             })?;
             done += rows(table);
             files.push(FileSummary { name, rows: rows(table), bytes, sha256 });

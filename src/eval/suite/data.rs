@@ -12,6 +12,7 @@ use super::source::{Split, Wanted};
 use super::task::{Family, Task};
 use super::{mmlu, truthfulqa};
 use crate::error::{Error, Result};
+use crate::files::hex;
 
 /// The seed of every task's examples.
 const SEED: u32 = 1234;
@@ -66,7 +67,7 @@ impl TaskData {
             }
         }
         hash.update(format!("{task} {few_shot} {}", items.len()));
-        let fingerprint = hash.finalize().iter().map(|byte| format!("{byte:02x}")).collect();
+        let fingerprint = hex(hash.finalize());
         let mut data =
             Self { task, few_shot, pool_split, items, files, fingerprint, description: description(task), pool, shots: Vec::new() };
         if let Some(split) = pool_split {

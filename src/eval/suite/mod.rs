@@ -34,6 +34,7 @@ use sha2::{Digest, Sha256};
 
 use super::Speaker;
 use crate::error::Result;
+use crate::files::hex;
 use crate::model::{Extras, Forest, Model};
 use crate::ops::pool::release_unused;
 use crate::route::{self, Router};
@@ -121,7 +122,7 @@ impl Suite {
             values.iter().for_each(|value| hash.update(value.to_le_bytes()));
         }
         self.tasks.iter().for_each(|task| hash.update(&task.fingerprint));
-        let fingerprint = hash.finalize().iter().map(|byte| format!("{byte:02x}")).collect();
+        let fingerprint = hex(hash.finalize());
         Ok(Header { version: Header::VERSION, model: description.to_owned(), heads, fingerprint })
     }
 

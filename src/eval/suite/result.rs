@@ -148,15 +148,15 @@ impl SuiteResult {
             Some(Estimate { value, stderr: None }) => format!("{value:.4}"),
             Some(Estimate { value, stderr: Some(stderr) }) => format!("{value:.4} ± {stderr:.4}"),
         };
-        let mut rows = |name: &str, items: usize, shots: String, results: &[SpeakerResult]| {
+        let mut rows = |name: &str, items: String, shots: String, results: &[SpeakerResult]| {
             for result in results {
-                let row = [name.to_owned(), result.head.to_string(), items.to_string(), shots.clone()];
+                let row = [name.to_owned(), result.head.to_string(), items.clone(), shots.clone()];
                 table.row(row.into_iter().chain(metrics.iter().map(|metric| cell(result, metric))));
             }
         };
         let has_mmlu = self.groups.iter().any(|group| group.group.starts_with("mmlu"));
         for task in self.tasks.iter().filter(|task| !(has_mmlu && task.task.family == Family::Mmlu)) {
-            rows(task.task.name, task.items, task.few_shot.to_string(), &task.results);
+            rows(task.task.name, task.items.to_string(), task.few_shot.to_string(), &task.results);
         }
         for group in &self.groups {
             let mut shots: Vec<usize> = self
@@ -168,13 +168,14 @@ impl SuiteResult {
             shots.sort_unstable();
             shots.dedup();
             let shots = if let [one] = shots[..] { one.to_string() } else { "various".into() };
-            rows(group.group, group.items, shots, &group.results);
+            rows(group.group, group.items.to_string(), shots, &group.results);
         }
         for average in &self.averages {
             for result in &average.results {
                 let value = Estimate { value: result.value, stderr: None };
                 let result = SpeakerResult { head: result.head, metrics: BTreeMap::from([(Metric::Acc, value)]) };
-                rows(&format!("{} average", average.name), 0, String::new(), &[result]);
+                // A mean over tasks, not over items.
+                rows(&format!("{} average", average.name), String::new(), String::new(), &[result]);
             }
         }
         table

@@ -7,8 +7,8 @@ use rayon::prelude::*;
 use super::data::TaskData;
 use super::request::{Prompter, Request};
 use crate::error::Result;
-use crate::model::{Extras, Forest, Model, Scores};
-use crate::route::{Route, Router, Signals};
+use crate::model::{Forest, Model, Scores};
+use crate::route::{self, Route, Router, Signals};
 
 /// Items that are tokenised at a time.
 const AHEAD: usize = 64;
@@ -40,10 +40,7 @@ pub fn score(
     from: usize,
     each: &mut dyn FnMut(Vec<ItemScores>) -> Result<()>,
 ) -> Result<()> {
-    let cosine = routers.iter().any(|router| router.needs_cosine());
-    let contrast = routers.iter().any(|router| router.needs_contrast());
-    let extras = Extras { cosine, contrast, hidden: false };
-    let routes: Vec<Route> = routers.iter().map(|&router| Route::new(router, model.heads().len()).with_gate(model.gate())).collect();
+    let (extras, routes) = route::begin(model, routers)?;
     let mut next = from;
     let mut waiting: VecDeque<(usize, Vec<Request>)> = VecDeque::new();
     loop {

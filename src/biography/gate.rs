@@ -1,0 +1,76 @@
+//! The router `gate` in the benchmark: trained once a stage is finished, since it learns from what the finished heads say, and then asked like any other.
+
+use std::collections::BTreeMap;
+use std::io::Write;
+use std::path::Path;
+
+use serde::{Deserialize, Serialize};
+
+use super::ask::Asked;
+use crate::checkpoint::atomic;
+use crate::error::{Error, IoContext, Result};
+use crate::route::lesson::{Lesson, OnPhase, teach};
+use crate::route::{Gate, Router};
+use crate::train::RunFolder;
+use crate::train::build;
+use crate::train::foundation::Moved;
+use crate::train::session::token_cache;
+
+/// What it answered, beside the run's metrics.
+const FILE: &str = "gate-answers.json";
+
+/// What a gate answered at the end of a stage.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct GateAnswers {
+    /// Updates of the checkpoint that it belongs to.
+    pub step: u64,
+    /// Numbers by name, as [`Asked::ask`] gives them.
+    pub values: BTreeMap<String, Option<f64>>,
+}
+
+impl GateAnswers {
+    /// Those kept in the folder of a run, where they are of its newest checkpoint and that still has a gate.
+    ///
+    /// # Errors
+    /// [`Error::File`] for a file that holds something else, and whatever reading returns.
+    pub fn read(run: &Path) -> Result<Option<Self>> {
+        let path = run.join(FILE);
+        if !path.exists() {
+            return Ok(None);
+        }
+        let text = std::fs::read_to_string(&path).at(&path)?;
+        let found: Self = serde_json::from_str(&text)
+            .map_err(|error| Error::file(&path, format!("no answers of a gate: {error}\n  hint: without the file they are asked anew")))?;
+        let newest = RunFolder::checkpoints(run)?.pop();
+        let fits = match newest {
+            Some((step, checkpoint)) => step == found.step && Gate::load(&checkpoint)?.is_some(),
+            None => false,
+        };
+        Ok(fits.then_some(found))
+    }
+
+    /// Trains a gate for the newest checkpoint of the run, puts it there, and asks it the questions of `asked`.
+    ///
+    /// # Errors
+    /// Whatever opening the run, training the gate or asking returns; what `progress` does. Nothing is left half written.
+    pub fn make(run: &Path, asked: &[Asked], progress: OnPhase<'_>) -> Result<()> {
+        let opened = build::open_checkpoint(run, None, Moved { base: None, rings: &[] })?;
+        let mut model = build::restore(&opened.recipe, &opened.foundation, &opened.path)?;
+        model.freeze();
+        let tokenizer = opened.foundation.base.tokenizer()?;
+        let gate = teach(&model, tokenizer, &opened.recipe.data.stream, &token_cache(run), &Lesson::default(), progress)?.gate;
+        gate.save(&opened.path)?;
+        model.set_gate(gate);
+        let mut values = BTreeMap::new();
+        for (done, asked) in asked.iter().enumerate() {
+            progress("asking the gate", done as u64, 0, "")?;
+            let numbers = asked.ask(&model, u64::MAX, &[Router::gate()], &|| Ok(()))?;
+            // The heads' own answers are in the metrics already.
+            let of_gate = numbers.into_iter().filter(|(name, _)| name.split('/').nth(2) == Some("gate"));
+            values.extend(of_gate.map(|(name, value)| (name, value.is_finite().then_some(value))));
+        }
+        let path = run.join(FILE);
+        let text = serde_json::to_string_pretty(&Self { step: opened.step, values }).map_err(|error| Error::file(&path, error))? + "\n";
+        atomic::write_file(&path, |file| file.write_all(text.as_bytes()).at(&path))
+    }
+}
