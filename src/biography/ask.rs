@@ -58,6 +58,11 @@ impl Asked {
         Ok(Self { task, by_attribute })
     }
 
+    /// Tokens of all its questions and answers.
+    pub fn tokens(&self) -> usize {
+        self.by_attribute.iter().flat_map(|(_, questions)| questions).map(|q| q.prompt.len() + q.answer.len()).sum()
+    }
+
     /// Asks about the first `most` people, and returns numbers by name: `questions/task-0/HEAD/exact_match`, `attributes/task-0/HEAD/major/exact_match`.
     ///
     /// # Errors

@@ -19,6 +19,13 @@ use crate::train::session::token_cache;
 /// What it answered, beside the run's metrics.
 const FILE: &str = "gate-answers.json";
 
+/// As `treering gate` has it, but of a handful of people no more than once, and no more of what the model says than of them.
+fn lesson(asked: &[Asked]) -> Lesson {
+    let most = Lesson::default();
+    let new_tokens = asked.last().map_or(most.new_tokens, Asked::tokens).clamp(1, most.new_tokens);
+    Lesson { new_tokens, samples: (new_tokens / most.sample_tokens).clamp(Lesson::FEWEST_SAMPLES, most.samples), ..most }
+}
+
 /// What a gate answered at the end of a stage.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct GateAnswers {
@@ -58,7 +65,7 @@ impl GateAnswers {
         let mut model = build::restore(&opened.recipe, &opened.foundation, &opened.path)?;
         model.freeze();
         let tokenizer = opened.foundation.base.tokenizer()?;
-        let gate = teach(&model, tokenizer, &opened.recipe.data.stream, &token_cache(run), &Lesson::default(), progress)?.gate;
+        let gate = teach(&model, tokenizer, &opened.recipe.data.stream, &token_cache(run), &lesson(asked), progress)?.gate;
         gate.save(&opened.path)?;
         model.set_gate(gate);
         let mut values = BTreeMap::new();
