@@ -1,5 +1,6 @@
 //! The router `gate` in the benchmark: trained once a stage is finished, since it learns from what the finished heads say, and then asked like any other.
 
+use std::cell::RefCell;
 use std::collections::BTreeMap;
 use std::io::Write;
 use std::path::Path;
@@ -69,9 +70,11 @@ impl GateAnswers {
         gate.save(&opened.path)?;
         model.set_gate(gate);
         let mut values = BTreeMap::new();
-        for (done, asked) in asked.iter().enumerate() {
-            progress("asking the gate", done as u64, 0, "")?;
-            let numbers = asked.ask(&model, u64::MAX, &[Router::gate()], &|| Ok(()))?;
+        let tasks = asked.len() as u64;
+        let progress = RefCell::new(progress);
+        for (done, asked) in (0..).zip(asked) {
+            let asking = || (progress.borrow_mut())("asking the gate", done, tasks, "");
+            let numbers = asked.ask(&model, u64::MAX, &[Router::gate()], &asking)?;
             // The heads' own answers are in the metrics already.
             let of_gate = numbers.into_iter().filter(|(name, _)| name.split('/').nth(2) == Some("gate"));
             values.extend(of_gate.map(|(name, value)| (name, value.is_finite().then_some(value))));

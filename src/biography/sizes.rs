@@ -20,8 +20,8 @@ impl Size {
                 document_mask: true,
                 growth: Sizes { hidden_size: 64, num_attention_heads: 2, num_key_value_heads: 2, intermediate_size: 192 },
                 pretrain: Lesson { steps: 240, batch_size: 16, sequence_length: 96, warmup_steps: 12, measure_every: 240, ..PRETRAIN },
-                task_zero_lesson: Lesson { steps: 120, batch_size: 48, sequence_length: 24, measure_every: 60, ..TASK_ZERO },
-                task_lesson: Lesson { steps: 120, batch_size: 48, sequence_length: 24, measure_every: 15, ..TASK },
+                task_zero_lesson: Lesson { steps: 120, sequence_length: 24, measure_every: 60, ..TASK_ZERO },
+                task_lesson: Lesson { steps: 120, sequence_length: 24, measure_every: 15, ..TASK },
                 asked_along: 40,
                 asked_at_end: 40,
             },
@@ -31,16 +31,14 @@ impl Size {
                 task_zero_asked: 0..800,
                 new_people: 400,
                 copies: 5,
-                config: config(800, [128, 384, 4, 4], 256, true),
-                dtype: Precision::Bf16,
-                document_mask: true,
-                growth: Sizes { hidden_size: 64, num_attention_heads: 2, num_key_value_heads: 2, intermediate_size: 192 },
                 pretrain: Lesson { steps: 1_600, batch_size: 24, sequence_length: 96, warmup_steps: 80, measure_every: 400, ..PRETRAIN },
                 // 25 passes: after ten (1,000 steps) only three answers in four are right.
-                task_zero_lesson: Lesson { steps: 2_500, batch_size: 48, sequence_length: 28, measure_every: 500, ..TASK_ZERO },
-                task_lesson: Lesson { steps: 800, batch_size: 48, sequence_length: 28, measure_every: 80, ..TASK },
+                task_zero_lesson: Lesson { steps: 2_500, sequence_length: 28, measure_every: 500, ..TASK_ZERO },
+                task_lesson: Lesson { steps: 800, sequence_length: 28, measure_every: 80, ..TASK },
                 asked_along: 50,
                 asked_at_end: 800,
+                // The same model, of which more is wanted.
+                ..Self::Quickstart.protocol()
             },
             Self::Small => Protocol {
                 pretrained: 4_000,
@@ -61,8 +59,8 @@ impl Size {
                     ..PRETRAIN
                 },
                 // As many passes as `mini` has.
-                task_zero_lesson: Lesson { steps: 12_500, batch_size: 48, sequence_length: 28, measure_every: 1_250, ..TASK_ZERO },
-                task_lesson: Lesson { steps: 3_000, batch_size: 48, sequence_length: 28, measure_every: 200, ..TASK },
+                task_zero_lesson: Lesson { steps: 12_500, sequence_length: 28, measure_every: 1_250, ..TASK_ZERO },
+                task_lesson: Lesson { steps: 3_000, sequence_length: 28, measure_every: 200, ..TASK },
                 asked_along: 50,
                 asked_at_end: 1_000,
             },
@@ -89,30 +87,8 @@ impl Size {
                     epsilon: 1e-6,
                     measure_every: 5_000,
                 },
-                task_zero_lesson: Lesson {
-                    steps: 62_500,
-                    batch_size: 48,
-                    gradient_accumulation: 1,
-                    sequence_length: 32,
-                    learning_rate: 5e-6,
-                    learning_rate_floor: 0.9,
-                    warmup_steps: 0,
-                    weight_decay: 0.01,
-                    epsilon: 1e-6,
-                    measure_every: 2_500,
-                },
-                task_lesson: Lesson {
-                    steps: 62_500,
-                    batch_size: 48,
-                    gradient_accumulation: 1,
-                    sequence_length: 32,
-                    learning_rate: 5e-6,
-                    learning_rate_floor: 0.9,
-                    warmup_steps: 0,
-                    weight_decay: 0.01,
-                    epsilon: 1e-6,
-                    measure_every: 1_250,
-                },
+                task_zero_lesson: Lesson { measure_every: 2_500, ..PAPER_TASK },
+                task_lesson: Lesson { measure_every: 1_250, ..PAPER_TASK },
                 asked_along: 200,
                 asked_at_end: 2_000,
             },
@@ -148,6 +124,20 @@ const TASK_ZERO: Lesson = Lesson {
 };
 /// The same of Task 1 … k.
 const TASK: Lesson = Lesson { learning_rate: 1e-3, ..TASK_ZERO };
+
+/// What the paper's tasks have in common.
+const PAPER_TASK: Lesson = Lesson {
+    steps: 62_500,
+    batch_size: 48,
+    gradient_accumulation: 1,
+    sequence_length: 32,
+    learning_rate: 5e-6,
+    learning_rate_floor: 0.9,
+    warmup_steps: 0,
+    weight_decay: 0.01,
+    epsilon: 1e-6,
+    measure_every: 0,
+};
 
 fn config(vocab_size: usize, [hidden_size, intermediate_size, layers, heads]: [usize; 4], context: usize, tied: bool) -> Config {
     let mut config = Config::new(vocab_size, hidden_size, intermediate_size, layers, heads);
