@@ -136,7 +136,7 @@ fn every_method_learns_two_tasks_and_what_is_finished_is_not_trained_again() {
         let speakers = found["accuracy"][method].as_object().unwrap();
         let widens = method.starts_with("scale");
         let expected: &[&str] = if widens {
-            &["adaptation", "bayes", "bayes-confidence", "confidence", "cosine", "gate", "preservation", "ring-1"]
+            &["adaptation", "bayes", "bayes-confidence", "confidence", "cosine", "gate", "preservation", "recall", "ring-1"]
         } else {
             &["base"]
         };
@@ -164,15 +164,15 @@ fn every_method_learns_two_tasks_and_what_is_finished_is_not_trained_again() {
     }
     // The base was trained once; the same command finds everything finished, and a run of it is a run like any other.
     let before = fs::read(out.join("runs/task-0/metrics.jsonl")).unwrap();
-    // But for answers of a gate that are gone: it is trained and asked once more, to the same.
-    let answers = out.join("runs/scale-adapt-task-1/gate-answers.json");
+    // But for answers of routers that are gone: what they ask is made once more, to the same.
+    let answers = out.join("runs/scale-adapt-task-1/router-answers.json");
     let kept = fs::read(&answers).unwrap();
     fs::remove_file(&answers).unwrap();
     let again = world.json(&arguments);
     assert_eq!(again["accuracy"], found["accuracy"]);
     assert_eq!(fs::read(&answers).unwrap(), kept);
     fs::write(&answers, "{}").unwrap();
-    assert!(failed(&world.treering(&arguments), 1).contains("gate-answers.json: no answers of a gate"));
+    assert!(failed(&world.treering(&arguments), 1).contains("router-answers.json: no answers of routers"));
     fs::write(&answers, &kept).unwrap();
     assert_eq!(fs::read(out.join("runs/task-0/metrics.jsonl")).unwrap(), before);
     let rings = world.json(&["rings", "list", "b/runs/scale-route-task-2", "--json"]);

@@ -121,6 +121,23 @@ fn routers_choose_among_all_heads_in_eval_and_generate() {
         let made = ask("three", &["--router", router, "--temperature", "1.0"]);
         assert_eq!(made["trace"].as_array().unwrap().len(), made["tokens"].as_array().unwrap().len(), "{router}");
     }
+    // What each ring was taught lies with it, also when it is taken out.
+    let missing = |model: &str| failed(&world.treering(&["eval", model, "--router", "recall"]), 2);
+    assert!(missing("three").contains("the head `ring-1` was taught was not kept"));
+    for ring in ["one", "two"] {
+        world.json(&["recall", ring, "--json"]);
+    }
+    assert!(missing("three").contains("the head `adaptation` was taught was not kept"));
+    world.json(&["recall", "three", "--json"]);
+    let asked = |model: &str| {
+        world.json(&["eval", model, "--router", "recall", "--json", "--learn", "new=new.jsonl"])["corpora"][0]["routers"].clone()
+    };
+    world.json(&["rings", "export", "three", "--ring", "2", "--out", "taken", "--json"]);
+    assert!(world.path("taken/recall.safetensors").exists());
+    // A run is measured in its recipe's windows, an expansion in the default ones: who speaks depends on the text alone.
+    let whole = asked("two");
+    assert!(whole[0]["head_shares"].as_array().unwrap().len() == 3, "{whole}");
+    assert_eq!(asked("taken")[0]["head_shares"], whole[0]["head_shares"]);
     let shown =
         world.treering(&["generate", "three", "--prompt", "w1 w6 w31 w12", "--max-new-tokens", "8", "--router", "bayes", "--trace"]);
     succeeded(&shown);

@@ -259,7 +259,10 @@ fn a_gate_is_trained_beside_the_checkpoint_and_asked_from_then_on() {
     assert!(refused(&["gate", "run", "--samples", "2"]).contains("--samples must be at least 10"));
     world.recipe("scale-route", "");
     let set = ["--set", "route.router=gate"];
-    assert!(failed(&world.train("scale-route", "refused", &set), 2).contains("asks a gate, which is trained after a run"));
+    assert!(
+        failed(&world.train("scale-route", "refused", &set), 2)
+            .contains("`gate` asks what is made after a run\n  hint: `treering gate RUN`")
+    );
 
     let small = ["gate", "run", "--samples", "60", "--sample-tokens", "16", "--new-tokens", "1500", "--json"];
     let trained = world.json(&small);
@@ -292,4 +295,48 @@ fn a_gate_is_trained_beside_the_checkpoint_and_asked_from_then_on() {
     assert_eq!(preserved["tokens"], of_base["tokens"]);
     fs::write(world.path(path), "{}").unwrap();
     assert!(failed(&world.treering(&["eval", "run"]), 1).contains("`treering gate` trains another"));
+}
+
+#[test]
+fn what_was_taught_is_kept_beside_the_checkpoint_and_everything_else_is_the_bases() {
+    let world = world();
+    let refused = |arguments: &[&str]| failed(&world.treering(arguments), 2);
+    let missing = refused(&["eval", "run", "--router", "recall"]);
+    assert!(missing.contains("what the head `adaptation` was taught was not kept\n  hint: `treering recall RUN`"), "{missing}");
+    assert!(refused(&["recall", "base"]).contains("is a plain model"));
+    assert!(refused(&["recall", "run", "--ngram", "65"]).contains("1 to 64 tokens, not 65"));
+    assert!(refused(&["recall", "run", "--common", "0"]).contains("every sequence would be common"));
+    assert!(refused(&["export", "run", "--to", "hf", "--router", "recall", "--out", "x"]).contains("does not carry"));
+    world.recipe("scale-route", "");
+    let set = ["--set", "route.router=recall"];
+    assert!(
+        failed(&world.train("scale-route", "refused", &set), 2)
+            .contains("`recall` asks what is made after a run\n  hint: `treering recall RUN`")
+    );
+
+    // The synthetic corpus has few words, so only longer sequences tell documents apart.
+    let kept = world.json(&["recall", "run", "--ngram", "6", "--json"]);
+    let path = world.path(kept["recall"].as_str().unwrap());
+    assert!(path.ends_with("checkpoints/step-000060/recall.safetensors") && path.exists(), "{kept}");
+    let bytes = fs::read(&path).unwrap();
+    world.json(&["recall", "run", "--ngram", "6", "--json"]);
+    assert!(fs::read(&path).unwrap() == bytes, "the same bytes again");
+    assert!(number(&kept["documents"]) > 0.0 && number(&kept["tokens"]) > 0.0 && number(&kept["rare"]) > 0.0, "{kept}");
+
+    // Measured without being named; of the training text it says what the adaptation head says, of other text what the base does.
+    let text = fs::read_to_string(world.path("new.jsonl")).unwrap();
+    let document: Value = serde_json::from_str(text.lines().next().unwrap()).unwrap();
+    let said = |text: &str, more: &[&str]| {
+        world.json(&[&["generate", "run", "--prompt", text, "--max-new-tokens", "1", "--json"], more].concat())["tokens"].clone()
+    };
+    let known: Vec<&str> = document["text"].as_str().unwrap().split(' ').take(16).collect();
+    let unknown: Vec<&str> = known.iter().rev().copied().collect();
+    assert_eq!(said(&known.join(" "), &["--router", "recall"]), said(&known.join(" "), &["--head", "adaptation"]));
+    assert_eq!(said(&unknown.join(" "), &["--router", "recall"]), said(&unknown.join(" "), &["--head", "preservation"]));
+    let evaluation = world.json(&["eval", "run", "--json"]);
+    for corpus in evaluation["corpora"].as_array().unwrap() {
+        assert!(corpus["routers"].as_array().unwrap().iter().any(|r| r["router"] == "recall"), "{corpus}");
+    }
+    fs::write(&path, &bytes[..bytes.len() - 4]).unwrap();
+    assert!(failed(&world.treering(&["eval", "run"]), 1).contains("`treering recall` makes another"));
 }

@@ -15,6 +15,7 @@ use treering::eval::suite::{Selection, Suite};
 use treering::grow::{file as expansion_file, layout};
 use treering::hub::HubName;
 use treering::recipe::Recipe;
+use treering::route::{GATE_FILE, Gate, Recall, recall};
 use treering::tokenizer::Tokenizer;
 use treering::train::{checkpoint as training, metrics};
 use treering::{Result, baseline, route, study};
@@ -192,6 +193,24 @@ pub fn router(data: &[u8]) {
     if let Ok(routers) = route::parse_list(text) {
         let names: Vec<String> = routers.iter().map(ToString::to_string).collect();
         assert_eq!(route::parse_list(&names.join(",")).ok(), Some(routers), "{names:?}");
+    }
+}
+
+/// What a router asks beside the heads: a gate where the first byte is a brace, else a recall. What is read is written back to the same.
+pub fn aids(data: &[u8]) {
+    let folder = folder();
+    if data.first() == Some(&b'{') {
+        write(GATE_FILE, data);
+        if let Ok(Some(gate)) = Gate::load(folder) {
+            gate.save(folder).expect("room");
+            assert!(Gate::load(folder).is_ok_and(|found| found.is_some()));
+        }
+    } else {
+        write(recall::FILE, data);
+        if let Ok(Some(found)) = Recall::load(folder) {
+            found.save(folder).expect("room");
+            assert_eq!(Recall::load(folder).ok().flatten(), Some(found));
+        }
     }
 }
 

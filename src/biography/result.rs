@@ -5,7 +5,7 @@ use std::collections::BTreeMap;
 use serde::Serialize;
 
 use super::ask::{Accuracy, Answers};
-use super::gate::GateAnswers;
+use super::gate::RouterAnswers;
 use super::protocol::{Loss, Size};
 use super::run::Benchmark;
 use super::stage::Stage;
@@ -151,7 +151,7 @@ impl Results {
                 }
             }
             // The gate is trained when the stage is finished, and asked then.
-            if let (Some((step, answers)), Some(gate)) = (points.last_mut(), GateAnswers::read(&folder)?)
+            if let (Some((step, answers)), Some(gate)) = (points.last_mut(), RouterAnswers::read(&folder)?)
                 && *step == gate.step
             {
                 answers.add(&gate.values);

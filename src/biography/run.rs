@@ -5,7 +5,7 @@ use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicBool, Ordering};
 
 use super::ask::Asked;
-use super::gate::GateAnswers;
+use super::gate::RouterAnswers;
 use super::protocol::{Protocol, Setup};
 use super::stage::Stage;
 use super::world::World;
@@ -136,8 +136,8 @@ impl Benchmark {
             false => Ok(()),
         };
         stopped()?;
-        if matches!(stage, Stage::Task(kind, _) if kind.widens()) && GateAnswers::read(&folder)?.is_none() {
-            GateAnswers::make(&folder, &self.asked[..=stage.task() as usize], &mut |phase, done, of, what| {
+        if matches!(stage, Stage::Task(kind, _) if kind.widens()) && RouterAnswers::read(&folder)?.is_none() {
+            RouterAnswers::make(&folder, &self.asked[..=stage.task() as usize], &mut |phase, done, of, what| {
                 watch(Event::Gate(phase, done, of, what));
                 stopped()
             })?;

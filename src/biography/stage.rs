@@ -133,10 +133,10 @@ impl Stage {
     }
 }
 
-/// Every router there is, with its defaults, but for the two that are a head each, and `gate`, which is trained after a stage (`super::gate`).
+/// Every router there is, with its defaults, but for the two that are a head each, and those that ask what is made after a stage (`super::gate`).
 pub fn routers() -> Vec<Router> {
     let chosen = Router::NAMES.iter().filter_map(|name| name.parse::<Router>().ok());
-    chosen.filter(|router| !matches!(router, Router::Preserve | Router::Adapt) && !router.needs_contrast()).collect()
+    chosen.filter(|router| !matches!(router, Router::Preserve | Router::Adapt) && router.asks().is_none()).collect()
 }
 
 fn quoted(routers: &[Router]) -> String {

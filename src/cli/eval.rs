@@ -125,8 +125,9 @@ fn evaluate(args: &Args, display: &mut Display) -> Result<Evaluation> {
     model.freeze();
     let routers = asked.unwrap_or_else(|| {
         let mut routers = recipe.as_ref().map_or(Vec::new(), |r| r.routers.clone());
-        // Whoever trained a gate wants it measured.
-        routers.extend(model.gate().map(|_| Router::gate()).filter(|_| model.heads().len() > 1));
+        // Whoever made what a router asks wants it measured.
+        let made = [Router::gate(), Router::recall()].into_iter().filter(|&router| route::check(&model, &[router]).is_ok());
+        routers.extend(made);
         routers
     });
     route::check(&model, &routers)?;

@@ -256,6 +256,12 @@ fn wide(args: &Args, foundation: Foundation, method: MethodKind, router: Option<
         let names: Vec<String> = heads.iter().map(Head::to_string).collect();
         return Err(Error::usage(format!("--head {head}: the heads of {} are {}", args.model.display(), names.join(", "))));
     }
+    if let Some((router, made)) = args.router.and_then(|router| Some((router, router.asks()?))) {
+        return Err(Error::usage(format!(
+            "--router {router}: it asks what `treering {made}` makes, which an exported model does not carry\n  hint: bayes, bayes-confidence, confidence and cosine \
+             go with the model; `treering generate --router {made}` asks it here"
+        )));
+    }
     let router = args.router.or(router.filter(|_| args.head.is_none()));
     Ok(Source::Widened(Wide { foundation, method: method.as_str(), speaker: Speaker { head, router }, run }))
 }

@@ -4,15 +4,14 @@ use std::path::PathBuf;
 use std::sync::atomic::Ordering;
 
 use serde::Serialize;
-use treering::data::{StreamConfig, TrainSource};
 use treering::report::{Align, Table};
 use treering::route::Router;
 use treering::route::lesson::{self, Lesson, Losses, Taught};
-use treering::train::session::token_cache;
 use treering::{Error, Result};
 
 use super::open::{ModelArgs, OpenedModel};
 use super::progress::Display;
+use super::text::TextArgs;
 use super::train::stop_on_signals;
 
 /// Arguments of `treering gate`.
@@ -20,12 +19,8 @@ use super::train::stop_on_signals;
 pub struct Args {
     #[command(flatten)]
     model: ModelArgs,
-    /// The text that the newest head was trained on: a file, a glob pattern or a folder, as often as wanted [default: the run's own]
-    #[arg(long = "train", value_name = "PATH")]
-    train: Vec<String>,
-    /// The JSON field or Parquet column that holds the text
-    #[arg(long, value_name = "FIELD", default_value = "text")]
-    text_field: String,
+    #[command(flatten)]
+    text: TextArgs,
     /// Tokens of it to look at
     #[arg(long, value_name = "TOKENS", default_value_t = 8192)]
     new_tokens: usize,
@@ -38,7 +33,7 @@ pub struct Args {
     /// Seed of what is drawn
     #[arg(long, default_value_t = 42)]
     seed: u64,
-    /// Print one JSON object (docs/routers.md)
+    /// Print one JSON object (docs/format-eval.md)
     #[arg(long)]
     json: bool,
     /// Where stderr is no terminal, write a line about progress every ten seconds
@@ -97,33 +92,14 @@ fn train(args: &Args, display: &mut Display) -> Result<Output> {
             args.model.path().display()
         )));
     };
-    let stream = match (&args.train[..], &recipe) {
-        ([], Some(recipe)) => recipe.data.stream.clone(),
-        ([], None) => {
-            return Err(Error::usage(
-                "no text of what the newest head was trained on\n  hint: --train PATH, for example --train corpora/news.jsonl.zst",
-            ));
-        }
-        (paths, recipe) => {
-            let length = recipe.as_ref().map_or(256, |recipe| recipe.data.stream.sequence_length);
-            let source = |path: &String| TrainSource { text_field: args.text_field.clone(), ..TrainSource::new(path) };
-            StreamConfig::new(paths.iter().map(source).collect(), length.min(model.config().max_position_embeddings))
-        }
-    };
-    let cache = if recipe.is_some() {
-        token_cache(args.model.path())
-    } else {
-        std::env::temp_dir().join(format!("treering-gate-{}", std::process::id()))
-    };
     let mut watch = |phase: &'static str, done: u64, of: u64, what: &str| {
         display.phase(phase, done, of, what);
         if stop.load(Ordering::Relaxed) { Err(Error::Interrupted("no gate was written".into())) } else { Ok(()) }
     };
-    let taught = lesson::teach(&model, tokenizer, &stream, &cache, &lesson, &mut watch);
-    if recipe.is_none() {
-        // What cannot be removed is left to the system, which clears its temporary folder.
-        let _ = std::fs::remove_dir_all(&cache);
-    }
+    let context = model.config().max_position_embeddings;
+    let taught = args.text.with(args.model.path(), recipe.as_ref(), context, |stream, cache| {
+        lesson::teach(&model, tokenizer, stream, cache, &lesson, &mut watch)
+    });
     let Taught { gate, new_text, own_text } = taught?;
     Ok(Output { model: description, gate: gate.save(&folder)?, new_text, own_text })
 }

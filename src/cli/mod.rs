@@ -17,10 +17,12 @@ mod open;
 mod plan;
 mod progress;
 mod quickstart;
+mod recall;
 mod rings;
 mod study;
 mod suite;
 mod sweep;
+mod text;
 mod train;
 
 use std::io::Write;
@@ -53,6 +55,8 @@ pub enum Command {
     Study(study::Args),
     /// Train what the router `gate` asks: a small network that tells the heads' texts apart, without old data
     Gate(gate::Args),
+    /// Keep what the router `recall` asks: which sequences of tokens a head was taught
+    Recall(recall::Args),
     /// The paper's controlled benchmark: made-up people, learnt and forgotten
     Biography(biography::Args),
     /// Continue a prompt
@@ -86,6 +90,7 @@ impl Command {
             Self::Sweep(args) => sweep::run(args),
             Self::Study(args) => study::run(args),
             Self::Gate(args) => gate::run(args),
+            Self::Recall(args) => recall::run(args),
             Self::Biography(args) => biography::run(args),
             Self::Generate(args) => generate::run(args),
             Self::Inspect(args) => inspect::run(args),

@@ -8,7 +8,7 @@ use treering::data::{Encode, Encoder};
 use treering::hub::{self, HubName};
 use treering::model::{Model, Parameter, Precision};
 use treering::recipe::Recipe;
-use treering::route::{Gate, Router};
+use treering::route::{Gate, Recall, Router};
 use treering::tokenizer::Tokenizer;
 pub(super) use treering::train::foundation::{Moved, Place, RingSource, place};
 use treering::train::{Foundation, build};
@@ -97,16 +97,17 @@ pub struct OpenedModel {
     pub base: BaseCheckpoint,
     /// The base that speaks beside it as the preservation head; none unless it was asked for.
     pub beside: Option<PathBuf>,
-    /// The folder of the trained values: a checkpoint, an expansion or an adapter; its gate, where one was trained, is the model's.
+    /// The folder of the trained values: a checkpoint, an expansion or an adapter; its gate and recall, where they were made, are the model's.
     pub values: Option<PathBuf>,
 }
 
 impl OpenedModel {
-    /// With the folder of its trained values, and the gate that lies there.
+    /// With the folder of its trained values, and the gate and the recall that lie there.
     fn with_values(mut self, folder: &Path) -> Result<Self> {
         if let Some(gate) = Gate::load(folder)? {
             self.model.set_gate(gate);
         }
+        self.model.set_recall(Recall::load(folder)?);
         self.values = Some(folder.to_path_buf());
         Ok(self)
     }

@@ -7,6 +7,7 @@ use treering::grow::file::{self, BaseReference, Expansion, Manifest};
 use treering::grow::{Growth, Ring};
 use treering::model::Head;
 use treering::report::{Align, Table};
+use treering::route::Recall;
 use treering::train::Foundation;
 use treering::{Error, Result};
 
@@ -156,6 +157,10 @@ fn export(args: &ExportArgs) -> Result<()> {
     let manifest = source.manifest(standing, ring);
     let expansion = Expansion { manifest, parameters: ring.parameters.clone() };
     file::save(&args.out, &expansion)?;
+    // What it was taught goes where it goes; a gate belongs to the heads that it was trained between.
+    if let Some(recall) = Recall::load(&ring.reference.path)? {
+        recall.save(&args.out)?;
+    }
     let sha256 = &ring.reference.sha256;
     let report = ExportReport { format_version: FORMAT_VERSION, path: &args.out, ring: number, sha256, manifest: &expansion.manifest };
     if args.model.json {

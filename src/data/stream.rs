@@ -51,7 +51,8 @@ impl TrainSource {
         Self { path, weight: default_weight(), text_field, format, split, skip_bad_records }
     }
 
-    fn corpus(&self) -> CorpusConfig {
+    /// The corpus, without its weight.
+    pub fn corpus(&self) -> CorpusConfig {
         CorpusConfig {
             path: self.path.clone(),
             text_field: self.text_field.clone(),

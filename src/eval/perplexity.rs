@@ -56,7 +56,7 @@ pub fn perplexity(
     }
     let started = Instant::now();
     let mut cosines = CosineSum::new();
-    let mut routed = Routed::new(routers, model.heads(), model.gate(), on_token);
+    let mut routed = Routed::new(routers, model.heads(), model.aids(), on_token);
     let extras = Extras { hidden: reference.is_some(), cosine: routed.needs_cosine(), contrast: routed.needs_contrast() };
     let sums = accumulate(corpus.windows(windows)?, model.heads().len(), corpus.len(), progress, |scored| {
         let batch = &scored.batch;

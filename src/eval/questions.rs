@@ -94,7 +94,10 @@ fn ask(
                         let answer = place.first..place.first + place.len;
                         tallies[index].add(answer.map(|at| (f64::from(scores.log_probs[index][at]), scores.correct[index][at])));
                     }
-                    Speaker::Router(_) => tallies[index].add(routed(routes[index - heads.len()].clone(), &scores, place).into_iter()),
+                    Speaker::Router(_) => {
+                        let route = routes[index - heads.len()].clone();
+                        tallies[index].add(routed(route, &batch.tokens, &scores, place).into_iter());
+                    }
                 }
             }
         }
@@ -129,13 +132,13 @@ impl Tally {
 }
 
 /// The answer at `place` under a router that has read the prompt.
-fn routed(mut route: Route, scores: &Scores, place: &Place) -> Vec<(f64, bool)> {
+fn routed(mut route: Route, tokens: &[u32], scores: &Scores, place: &Place) -> Vec<(f64, bool)> {
     let mut answer = Vec::with_capacity(place.len);
     for at in place.start..place.first + place.len {
         let of = |rows: &[Vec<f32>]| rows.iter().map(|row| row[at]).collect::<Vec<f32>>();
         let (log_probs, largest) = (of(&scores.log_probs), of(&scores.largest));
         let cosine = scores.cosine.get(at).copied().unwrap_or_default();
-        let signals = Signals { largest: &largest, cosine, contrast: scores.contrast.get(at).copied() };
+        let signals = Signals { largest: &largest, cosine, contrast: scores.contrast.get(at).copied(), read: tokens[at] };
         if at >= place.first {
             let decision = route.decide(signals);
             answer.push((decision.log_prob(&log_probs), scores.correct[decision.speaker(&largest)][at]));

@@ -1,7 +1,5 @@
 //! Routers measured over documents, beside the heads they choose between.
 
-use std::sync::Arc;
-
 use serde::Serialize;
 
 use super::result::RouterResult;
@@ -9,7 +7,7 @@ use crate::data::batch::IGNORE;
 use crate::data::windows::ScoredBatch;
 use crate::error::Result;
 use crate::model::{Head, Scores};
-use crate::route::{Gate, Route, Router, Signals};
+use crate::route::{Aids, Route, Router, Signals};
 
 /// Called with every scored token, document by document and in the order of the text; an error ends the evaluation.
 pub type OnToken<'a> = &'a mut dyn FnMut(&TracedToken<'_>) -> Result<()>;
@@ -70,9 +68,9 @@ struct Sums {
 }
 
 impl<'a> Routed<'a> {
-    pub fn new(routers: &[Router], heads: &[Head], gate: Option<&Arc<Gate>>, on_token: Option<OnToken<'a>>) -> Self {
+    pub fn new(routers: &[Router], heads: &[Head], aids: &Aids, on_token: Option<OnToken<'a>>) -> Self {
         let start = |&router: &Router| Sums {
-            route: Route::new(router, heads.len()).with_gate(gate),
+            route: Route::new(router, heads.len()).with(aids),
             nll: 0.0,
             of_document: 0.0,
             correct: 0,
@@ -119,7 +117,7 @@ impl<'a> Routed<'a> {
         let (log_probs, largest) = (of(&scores.log_probs), of(&scores.largest));
         let cosine = scores.cosine.get(at).copied();
         let contrast = scores.contrast.get(at).copied();
-        let signals = Signals { largest: &largest, cosine: cosine.unwrap_or_default(), contrast };
+        let signals = Signals { largest: &largest, cosine: cosine.unwrap_or_default(), contrast, read: scored.batch.tokens[at] };
         let last = self.heads.len() - 1;
         let mut decisions = Vec::with_capacity(self.routes.len());
         for sums in &mut self.routes {
@@ -210,7 +208,7 @@ mod tests {
             traced.push((token.document, token.position, token.decisions.last().map_or(0.0, |d| d.adaptation_weight)));
             Ok(())
         };
-        let mut routed = Routed::new(routers, HEADS, None, Some(&mut on_token));
+        let mut routed = Routed::new(routers, HEADS, &Aids::default(), Some(&mut on_token));
         for scored in Windows::new(documents.iter().cloned().map(Ok), config).unwrap() {
             let scored = scored.unwrap();
             routed.add(&scored, &scores(&scored)).unwrap();

@@ -39,6 +39,8 @@ pub(super) struct Routed {
     largest: Vec<f32>,
     /// How the last two heads differ, where the router asks.
     contrast: Option<Contrast>,
+    /// The token that was read last.
+    last: u32,
     /// What was decided.
     decision: Option<Decision>,
 }
@@ -50,9 +52,9 @@ impl Voice {
             (Some(router), Some(_)) => Err(Error::usage(format!("router `{router}` chooses the head; a head cannot be asked for as well"))),
             (Some(router), None) => {
                 route::check(model, &[router])?;
-                let route = Route::new(router, model.heads().len()).with_gate(model.gate());
+                let route = Route::new(router, model.heads().len()).with(model.aids());
                 let (logits, normalisers, largest) = (Vec::new(), Vec::new(), Vec::new());
-                Ok(Self::Router(Box::new(Routed { route, logits, normalisers, largest, contrast: None, decision: None })))
+                Ok(Self::Router(Box::new(Routed { route, logits, normalisers, largest, contrast: None, last: 0, decision: None })))
             }
             (None, head) => Ok(Self::Head(choose_head(model, head)?)),
         }
@@ -84,7 +86,8 @@ impl Routed {
                 let of = |rows: &[Vec<f32>]| rows.iter().map(|row| row[at]).collect::<Vec<f32>>();
                 // Evidence depends on how sure the heads were, never on the cosine.
                 let contrast = scores.contrast.get(at).copied();
-                self.route.observe(Signals { largest: &of(&scores.largest), cosine: 0.0, contrast }, &of(&scores.log_probs));
+                let signals = Signals { largest: &of(&scores.largest), cosine: 0.0, contrast, read: tokens[at] };
+                self.route.observe(signals, &of(&scores.log_probs));
             }
             self.logits = logits;
         } else {
@@ -101,7 +104,8 @@ impl Routed {
             (true, [.., before, newest]) => Some(contrast::one(before, newest)),
             _ => None,
         };
-        let decision = self.route.decide(Signals { largest: &self.largest, cosine, contrast: self.contrast });
+        self.last = tokens.last().copied().unwrap_or_default();
+        let decision = self.route.decide(Signals { largest: &self.largest, cosine, contrast: self.contrast, read: self.last });
         let mixed = decision.mix(&self.logits);
         self.decision = Some(decision);
         Ok(mixed)
@@ -110,7 +114,7 @@ impl Routed {
     fn observe(&mut self, heads: &[Head], token: u32) -> Option<(Head, f64)> {
         let log_probs = self.logits.iter().zip(&self.normalisers).map(|(row, n)| (f64::from(row[token as usize]) - n) as f32);
         let log_probs: Vec<f32> = log_probs.collect();
-        self.route.observe(Signals { largest: &self.largest, cosine: 0.0, contrast: self.contrast }, &log_probs);
+        self.route.observe(Signals { largest: &self.largest, cosine: 0.0, contrast: self.contrast, read: self.last }, &log_probs);
         let decision = self.decision.take()?;
         Some((heads[decision.speaker(&log_probs)], decision.weight(heads.len() - 1)))
     }

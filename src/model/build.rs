@@ -12,6 +12,7 @@ use crate::ops::lora::Dropout;
 use crate::ops::packed::Packed;
 use crate::ops::rope::RopeTable;
 use crate::ops::tape::{Vector, Weight};
+use crate::route::Aids;
 use std::collections::HashMap;
 
 /// Rows and columns of a base projection.
@@ -222,7 +223,7 @@ impl Model {
             heads,
             adapters,
             beside: None,
-            gate: None,
+            aids: Aids::default(),
         })
     }
 

@@ -26,7 +26,7 @@ use crate::ops::on_workers;
 use crate::ops::recorded::Sequence;
 use crate::ops::rope::RopeTable;
 use crate::ops::tape::{Tape, Var, Vector, Weight};
-use crate::route::Gate;
+use crate::route::{Aids, Gate, Recall};
 pub use cache::Cache;
 pub use forest::Forest;
 pub use head::Head;
@@ -127,8 +127,8 @@ pub struct Model {
     adapters: Adapters,
     /// A base that speaks beside this model as its preservation head, see [`Model::beside`].
     beside: Option<Box<Model>>,
-    /// What was trained to tell its heads' texts apart.
-    gate: Option<Arc<Gate>>,
+    /// What was made for routers between its heads.
+    aids: Aids,
 }
 
 impl Model {
@@ -139,12 +139,22 @@ impl Model {
 
     /// What was trained to choose between its heads, where something was.
     pub fn gate(&self) -> Option<&Arc<Gate>> {
-        self.gate.as_ref()
+        self.aids.gate.as_ref()
     }
 
     /// Gives it a gate, for routers that ask one.
     pub fn set_gate(&mut self, gate: Gate) {
-        self.gate = Some(Arc::new(gate));
+        self.aids.gate = Some(Arc::new(gate));
+    }
+
+    /// What was made for routers between its heads.
+    pub fn aids(&self) -> &Aids {
+        &self.aids
+    }
+
+    /// Gives it, for the router `recall`, what its newest head was taught.
+    pub fn set_recall(&mut self, recall: Option<Recall>) {
+        self.aids.set_recall(self.rings.len().max(1) - 1, recall);
     }
 
     /// The arithmetic of the products.

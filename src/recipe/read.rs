@@ -374,9 +374,9 @@ fn read_route(mut section: Section, method: MethodKind) -> Result<Vec<Router>> {
         None if method == MethodKind::ScaleRoute => vec![Router::default()],
         None => Vec::new(),
     };
-    if let Some(router) = routers.iter().find(|router| router.needs_contrast()) {
+    if let Some((router, made)) = routers.iter().find_map(|router| Some((router, router.asks()?))) {
         let message = format!(
-            "`{router}` asks a gate, which is trained after a run\n  hint: `treering gate RUN`, then `treering eval RUN` and `generate` ask it"
+            "`{router}` asks what is made after a run\n  hint: `treering {made} RUN`, then `treering eval RUN` and `generate --router {made}` ask it"
         );
         return Err(section.error("router", message));
     }

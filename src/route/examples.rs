@@ -104,7 +104,7 @@ pub fn of_texts(model: &Model, texts: &[Text], progress: OnProgress<'_>) -> Resu
                 let place = row * length + at - 1;
                 let of = |rows: &[Vec<f32>]| rows.iter().map(|row| row[place]).collect::<Vec<f32>>();
                 let (largest, log_probs) = (of(&scores.largest), of(&scores.log_probs));
-                let signals = Signals { largest: &largest, cosine: 0.0, contrast: scores.contrast.get(place).copied() };
+                let signals = Signals { largest: &largest, cosine: 0.0, contrast: scores.contrast.get(place).copied(), read: 0 };
                 let log_probs: Vec<f64> = log_probs.iter().map(|&p| f64::from(p)).collect();
                 if text.counted[at] {
                     let (features, log_probs) = (track.features(signals), [log_probs[heads - 2], log_probs[heads - 1]]);

@@ -1,10 +1,11 @@
-//! Routers: which head answers, token by token. All but one need no training; [`Gate`] is what the one is trained to.
+//! Routers: which head answers, token by token. All but `gate` and `recall` need nothing but the heads.
 //!
 //! 1. [`Router`]: the routers there are, with their settings, and how they are written (`bayes:share=0.01,prior=0.5`).
 //! 2. [`Route`]: one router on its way through one document. It decides from what is known before a token ([`Signals`], and the tokens seen so far) and
 //!    is then told what each head had thought of the token that came.
 //! 3. [`Gate`]: a small network for the router of that name; [`examples`] makes what it is trained on, and [`lesson`] is the whole way from a model to its gate.
-//! 4. [`Decision`]: the heads' weights for one token; the prediction is the weighted mixture of the heads' distributions.
+//! 4. [`Recall`]: what a head was taught, for the router of that name.
+//! 5. [`Decision`]: the heads' weights for one token; the prediction is the weighted mixture of the heads' distributions.
 //!
 //! # Paper
 //! Section 3.3, SCALE-Route: the cosine of the two heads' logits. The other routers are ours (docs/method.md § 5).
@@ -15,15 +16,19 @@ pub mod examples;
 mod gate;
 pub mod lesson;
 mod parse;
+pub mod recall;
 mod state;
 #[cfg(test)]
 mod tests;
 mod track;
 
 pub use decision::{Decision, log_normaliser};
-pub use gate::{Example, Gate};
+pub use gate::{Example, FILE as GATE_FILE, Gate};
 pub use parse::parse_list;
+pub use recall::Recall;
 pub use state::{Route, Signals};
+
+use std::sync::Arc;
 
 use crate::error::{Error, Result};
 use crate::model::{Extras, Model};
@@ -79,11 +84,40 @@ pub enum Router {
         /// Weight of the gate at the beginning of a document; the heads have equal parts of the rest.
         prior: f64,
     },
+    /// The head that was taught what the text is about, by its [`Recall`]: sequences of tokens that it read in few of its documents; of several the one that
+    /// claims most of them, the newest of equals. Where no head claims enough the base answers alone, to the bit.
+    Recall {
+        /// The smallest share of known sequences, from 0 to below 1, at which a learnt head answers.
+        threshold: f64,
+    },
+}
+
+/// What was made for a model's routers beside its heads.
+#[derive(Debug, Clone, Default)]
+pub struct Aids {
+    /// What `gate` asks.
+    pub gate: Option<Arc<Gate>>,
+    /// What `recall` asks, of each learnt head from the innermost ring's out; `None` for one without.
+    pub recalls: Vec<Option<Arc<Recall>>>,
+}
+
+impl Aids {
+    /// What the learnt head `index`, counted from 0, was taught.
+    pub fn recall(&self, index: usize) -> Option<&Arc<Recall>> {
+        self.recalls.get(index)?.as_ref()
+    }
+
+    /// Keeps what the learnt head `index` was taught.
+    pub fn set_recall(&mut self, index: usize, recall: Option<Recall>) {
+        let len = self.recalls.len().max(index + 1);
+        self.recalls.resize(len, None);
+        self.recalls[index] = recall.map(Arc::new);
+    }
 }
 
 impl Router {
     /// Names of all routers, in the order in which help and messages list them.
-    pub const NAMES: [&'static str; 7] = ["preserve", "adapt", "cosine", "confidence", "bayes", "bayes-confidence", "gate"];
+    pub const NAMES: [&'static str; 8] = ["preserve", "adapt", "cosine", "confidence", "bayes", "bayes-confidence", "gate", "recall"];
     /// The default threshold of `cosine`.
     ///
     /// # Paper
@@ -101,6 +135,19 @@ impl Router {
 
     /// The default prior of `gate`.
     pub const GATE_PRIOR: f64 = 0.9;
+
+    /// The default threshold of `recall`.
+    pub const RECALL_THRESHOLD: f64 = 0.75;
+
+    /// The router `recall` with its defaults.
+    pub fn recall() -> Self {
+        Self::Recall { threshold: Self::RECALL_THRESHOLD }
+    }
+
+    /// Whether it asks something that is made after a run, and by which command: `gate` or `recall`.
+    pub fn asks(self) -> Option<&'static str> {
+        matches!(self, Self::Gate { .. } | Self::Recall { .. }).then(|| self.name())
+    }
 
     /// The router `gate` with its defaults.
     pub fn gate() -> Self {
@@ -124,7 +171,7 @@ impl Default for Router {
     }
 }
 
-/// Refuses routers for a model with one head, and `gate` for one without a gate.
+/// Refuses routers for a model with one head, `gate` for one without a gate, and `recall` where a head has none.
 ///
 /// # Errors
 /// [`Error::Usage`] where there is a router and nothing to choose between, or nothing to ask.
@@ -132,6 +179,16 @@ pub fn check(model: &Model, routers: &[Router]) -> Result<()> {
     if let Some(router) = routers.iter().find(|router| router.needs_contrast() && model.heads().len() > 1 && model.gate().is_none()) {
         return Err(Error::usage(format!(
             "router `{router}`: no gate was trained for this model\n  hint: `treering gate RUN` trains one and puts it beside the checkpoint; it needs no old data"
+        )));
+    }
+    if let Some(router) = routers.iter().find(|router| matches!(router, Router::Recall { .. }))
+        && let Some(head) = model.heads().iter().skip(1).enumerate().find(|(index, _)| model.aids().recall(*index).is_none())
+    {
+        return Err(Error::usage(format!(
+            "router `{router}`: what the head `{}` was taught was not kept
+  hint: `treering recall RUN` reads the text of a run once more and puts that \
+             beside its checkpoint; of rings, once for each",
+            head.1
         )));
     }
     match routers.first() {
@@ -153,5 +210,5 @@ pub fn begin(model: &Model, routers: &[Router]) -> Result<(Extras, Vec<Route>)> 
         contrast: routers.iter().any(|router| router.needs_contrast()),
         hidden: false,
     };
-    Ok((extras, routers.iter().map(|&router| Route::new(router, model.heads().len()).with_gate(model.gate())).collect()))
+    Ok((extras, routers.iter().map(|&router| Route::new(router, model.heads().len()).with(model.aids())).collect()))
 }

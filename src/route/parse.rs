@@ -23,6 +23,7 @@ impl Router {
                 ("trust", trust, Self::TRUST),
             ],
             Self::Gate { share, prior } => vec![("share", share, Self::SHARE), ("prior", prior, Self::GATE_PRIOR)],
+            Self::Recall { threshold } => vec![("threshold", threshold, Self::RECALL_THRESHOLD)],
         }
     }
 
@@ -36,6 +37,7 @@ impl Router {
             Self::Bayes { .. } => "bayes",
             Self::BayesConfidence { .. } => "bayes-confidence",
             Self::Gate { .. } => "gate",
+            Self::Recall { .. } => "recall",
         }
     }
 
@@ -51,6 +53,7 @@ impl Router {
                 Self::BayesConfidence { share: Self::SHARE, prior: Self::PRIOR, margin: Self::MARGIN, trust: Self::TRUST }
             }
             "gate" => Self::gate(),
+            "recall" => Self::recall(),
             _ => return None,
         })
     }
@@ -58,7 +61,7 @@ impl Router {
     /// Changes a setting; `None` where it has none of this name.
     fn setting_mut(&mut self, key: &str) -> Option<&mut f64> {
         match (self, key) {
-            (Self::Cosine { threshold }, "threshold") => Some(threshold),
+            (Self::Cosine { threshold } | Self::Recall { threshold }, "threshold") => Some(threshold),
             (Self::Bayes { share, .. } | Self::BayesConfidence { share, .. } | Self::Gate { share, .. }, "share") => Some(share),
             (Self::Bayes { prior, .. } | Self::BayesConfidence { prior, .. } | Self::Gate { prior, .. }, "prior") => Some(prior),
             (Self::BayesConfidence { margin, .. }, "margin") => Some(margin),
@@ -71,6 +74,7 @@ impl Router {
 /// Checks a setting's value.
 fn check(router: &str, key: &str, value: f64) -> Result<()> {
     let (holds, rule) = match key {
+        "threshold" if router == "recall" => ((0.0..1.0).contains(&value), "at least 0 and below 1"),
         "threshold" => ((-1.0..=1.0).contains(&value), "a cosine, from -1 to 1"),
         "share" => ((0.0..1.0).contains(&value), "at least 0 and below 1"),
         "margin" => (value >= 0.0 && value.is_finite(), "0 or more"),

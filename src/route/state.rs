@@ -4,8 +4,9 @@ use std::sync::Arc;
 
 use super::decision::{Decision, log_sum};
 use super::evidence::Evidence;
+use super::recall::{MOST_HISTORY, Recall, Trace};
 use super::track::Track;
-use super::{Gate, Router};
+use super::{Aids, Gate, Router};
 use crate::ops::contrast::Contrast;
 
 /// What is known of a token's prediction before the token is.
@@ -17,6 +18,8 @@ pub struct Signals<'a> {
     pub cosine: f32,
     /// How the last head but one and the last differ; read by `gate` only.
     pub contrast: Option<Contrast>,
+    /// The token before the one that is predicted; read by `recall` only.
+    pub read: u32,
 }
 
 /// A router and what it has learnt from the tokens of a document so far.
@@ -26,6 +29,7 @@ pub struct Route {
     heads: usize,
     memory: Option<Memory>,
     gated: Option<Gated>,
+    reminded: Option<Reminded>,
 }
 
 /// What evidence has been collected.
@@ -61,6 +65,17 @@ struct Gated {
     council: Evidence,
 }
 
+/// What the router `recall` knows of a document.
+#[derive(Debug, Clone)]
+struct Reminded {
+    threshold: f64,
+    /// What each learnt head was taught; without it a head never claims anything.
+    recalls: Vec<Option<Arc<Recall>>>,
+    /// The end of the document.
+    history: Vec<u32>,
+    traces: Vec<Trace>,
+}
+
 impl Route {
     /// `router` at the beginning of a document, among `heads` heads, of which the first is the preservation head.
     pub fn new(router: Router, heads: usize) -> Self {
@@ -82,7 +97,9 @@ impl Route {
                 let situations = Situations { margin, each, council: Evidence::new(vec![0.5, 0.5]) };
                 Some(Memory { share, overall, situations: Some(situations) })
             }
-            Router::Preserve | Router::Adapt | Router::Cosine { .. } | Router::Confidence | Router::Gate { .. } => None,
+            Router::Preserve | Router::Adapt | Router::Cosine { .. } | Router::Confidence | Router::Gate { .. } | Router::Recall { .. } => {
+                None
+            }
         };
         let gated = match router {
             Router::Gate { share, prior } => {
@@ -93,13 +110,21 @@ impl Route {
             }
             _ => None,
         };
-        Self { router, heads, memory, gated }
+        let reminded = match router {
+            Router::Recall { threshold } => Some(Reminded { threshold, recalls: Vec::new(), history: Vec::new(), traces: Vec::new() }),
+            _ => None,
+        };
+        Self { router, heads, memory, gated, reminded }
     }
 
-    /// With the gate that the router `gate` asks; others have no use for it.
-    pub fn with_gate(mut self, gate: Option<&Arc<Gate>>) -> Self {
+    /// With what the routers `gate` and `recall` ask; others have no use for it.
+    pub fn with(mut self, aids: &Aids) -> Self {
         if let Some(gated) = &mut self.gated {
-            gated.gate = gate.cloned();
+            gated.gate.clone_from(&aids.gate);
+        }
+        if let Some(reminded) = &mut self.reminded {
+            reminded.recalls.clone_from(&aids.recalls);
+            reminded.traces = vec![Trace::default(); aids.recalls.len()];
         }
         self
     }
@@ -115,6 +140,10 @@ impl Route {
             gated.track.restart();
             gated.within.restart();
             gated.council.restart();
+        }
+        if let Some(reminded) = &mut self.reminded {
+            reminded.history.clear();
+            reminded.traces.fill(Trace::default());
         }
         let Some(memory) = &mut self.memory else { return };
         memory.overall.restart();
@@ -133,6 +162,9 @@ impl Route {
         if let Some(memory) = &self.memory {
             return Decision::in_proportion(memory.log_weights(signals));
         }
+        if let Some(reminded) = &self.reminded {
+            return Decision::only(reminded.speaker(signals.read).filter(|&head| head < self.heads).unwrap_or(0), self.heads);
+        }
         match self.router {
             Router::Cosine { threshold } if f64::from(signals.cosine) >= threshold => Decision::only(0, self.heads),
             Router::Preserve => Decision::only(0, self.heads),
@@ -145,6 +177,9 @@ impl Route {
 
     /// Takes note of the token that came: the signals there were before it, and the log-probabilities (nats) that the heads had given it.
     pub fn observe(&mut self, signals: Signals<'_>, log_probs: &[f32]) {
+        if let Some(reminded) = &mut self.reminded {
+            reminded.read(signals.read);
+        }
         if let Some(gated) = &mut self.gated {
             let log_probs: Vec<f64> = log_probs.iter().map(|&p| f64::from(p)).collect();
             gated.observe(signals, &log_probs);
@@ -178,6 +213,28 @@ impl Gated {
         self.council.observe(&experts, self.share);
         self.within.observe(&log_probs[..log_probs.len().saturating_sub(1)], self.share);
         self.track.observe(log_probs);
+    }
+}
+
+impl Reminded {
+    /// The document with one token more, as far back as anyone looks, and what every head makes of it.
+    fn after(&self, token: u32) -> (Vec<u32>, Vec<Trace>) {
+        let start = (self.history.len() + 1).saturating_sub(MOST_HISTORY);
+        let history: Vec<u32> = self.history[start..].iter().copied().chain([token]).collect();
+        let of = |(recall, trace): (&Option<Arc<Recall>>, &Trace)| recall.as_ref().map_or(*trace, |recall| trace.after(recall, &history));
+        let traces = self.recalls.iter().zip(&self.traces).map(of).collect();
+        (history, traces)
+    }
+
+    fn read(&mut self, token: u32) {
+        (self.history, self.traces) = self.after(token);
+    }
+
+    /// The learnt head whose claim after this token is the greatest, and great enough; of equals the newest, since what was taught again holds.
+    fn speaker(&self, token: u32) -> Option<usize> {
+        let claims = self.after(token).1.into_iter().map(Trace::claim).enumerate();
+        let best = claims.max_by(|a, b| a.1.total_cmp(&b.1));
+        best.filter(|(_, claim)| *claim >= self.threshold).map(|(index, _)| index + 1)
     }
 }
 

@@ -2,7 +2,7 @@ use super::*;
 use proptest::prelude::*;
 
 fn signals(largest: &[f32], cosine: f32) -> Signals<'_> {
-    Signals { largest, cosine, contrast: None }
+    Signals { largest, cosine, contrast: None, read: 0 }
 }
 
 fn observe(route: &mut Route, log_probs: &[f32]) {
@@ -206,9 +206,9 @@ fn wild_gate() -> std::sync::Arc<Gate> {
 #[test]
 fn a_gate_is_followed_until_the_heads_alone_do_better() {
     let gate = wild_gate();
-    let mut route = Route::new(router("gate:share=0"), 2).with_gate(Some(&gate));
+    let mut route = Route::new(router("gate:share=0"), 2).with(&Aids { gate: Some(gate), ..Aids::default() });
     let contrast = crate::ops::contrast::Contrast { cosine: 0.3, ..Default::default() };
-    let seen = |largest| Signals { largest, cosine: 0.0, contrast: Some(contrast) };
+    let seen = |largest| Signals { largest, cosine: 0.0, contrast: Some(contrast), read: 0 };
     let start = seen(&[-1.0, -1.0]);
     let weight = route.decide(start).weight(1);
     // A tenth of the weight is the heads' own, in equal parts.
@@ -223,16 +223,52 @@ fn a_gate_is_followed_until_the_heads_alone_do_better() {
     assert_eq!(route.decide(start).weight(1), weight);
 }
 
+/// What a head was taught that read this document.
+fn taught(tokens: &[u32]) -> Option<std::sync::Arc<Recall>> {
+    let mut builder = recall::Builder::new(recall::RecallSettings { ngram: 2, ..Default::default() }).unwrap();
+    builder.add(tokens);
+    Some(std::sync::Arc::new(builder.finish()))
+}
+
+#[test]
+fn the_head_that_was_taught_what_a_text_is_about_speaks_and_the_base_where_none_was() {
+    let twice = [1, 2, 3, 4, 5, 6, 7, 8];
+    let aids = Aids { gate: None, recalls: vec![taught(&twice), taught(&[20, 21, 22, 23, 24, 25]), taught(&twice)] };
+    let of = |router_text: &str, text: &[u32], aids: &Aids| {
+        let mut route = Route::new(router(router_text), 4).with(aids);
+        let mut heads = Vec::new();
+        for &read in text {
+            // Whoever is surest has no say here.
+            let signals = Signals { read, ..signals(&[-9.0, -9.0, -9.0, -0.1], 0.9) };
+            heads.push((0..4).position(|head| route.decide(signals).weight(head) == 1.0).unwrap());
+            route.observe(signals, &[-1.0, -2.0, -3.0, -4.0]);
+        }
+        heads
+    };
+    // Two sequences known, none unknown: 1.9 / 2.9; three: 2.71 / 3.71; four: 3.44 / 4.44.
+    assert_eq!(of("recall", &twice, &aids), [0, 0, 0, 0, 3, 3, 3, 3], "of equals the newest");
+    assert_eq!(of("recall:threshold=0.6", &[20, 21, 22, 23], &aids), [0, 0, 2, 2]);
+    assert_eq!(of("recall", &[8, 7, 6, 5, 4, 3], &aids), [0; 6], "the same tokens in another order");
+    assert_eq!(of("recall", &[20, 21, 22, 23, 24, 90, 91, 92], &aids), [0, 0, 0, 0, 2, 0, 0, 0], "until it is about something else");
+    let older = Aids { recalls: vec![aids.recalls[0].clone(), None, None], gate: None };
+    assert_eq!(of("recall", &twice, &older)[7], 1);
+    assert_eq!(of("recall", &twice, &Aids::default()), [0; 8]);
+    let mut route = Route::new(router("recall"), 4).with(&aids);
+    twice.iter().for_each(|&read| route.observe(Signals { read, ..signals(&[0.0; 4], 0.0) }, &[-1.0; 4]));
+    route.restart();
+    assert_eq!(route.decide(Signals { read: 9, ..signals(&[0.0; 4], 0.0) }).weight(0), 1.0, "a new document");
+}
+
 proptest! {
     /// A gate that knows nothing costs no more than its prior says, against every head and whatever the text.
     #[test]
     fn the_gate_costs_at_most_what_its_prior_leaves_the_heads(document in document(3), prior in 0.05f64..0.95, heads in 2usize..=3) {
         let gate = wild_gate();
-        let mut route = Route::new(Router::Gate { share: 0.0, prior }, heads).with_gate(Some(&gate));
+        let mut route = Route::new(Router::Gate { share: 0.0, prior }, heads).with(&Aids { gate: Some(gate), ..Aids::default() });
         let (mut routed, mut each) = (0.0, vec![0.0; heads]);
         for (log_probs, largest) in &document {
             let contrast = crate::ops::contrast::Contrast { cosine: log_probs[0] / 30.0, divergence: -largest[1], ..Default::default() };
-            let signals = Signals { largest: &largest[..heads], cosine: 0.1, contrast: Some(contrast) };
+            let signals = Signals { largest: &largest[..heads], cosine: 0.1, contrast: Some(contrast), read: 0 };
             let decision = route.decide(signals);
             let sum: f64 = (0..heads).map(|head| decision.weight(head)).sum();
             prop_assert!((sum - 1.0).abs() < 1e-9);

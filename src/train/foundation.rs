@@ -14,6 +14,7 @@ use crate::grow::sizes::Growth;
 use crate::hub::{self, HubName};
 use crate::model::{Model, Precision};
 use crate::recipe::Recipe;
+use crate::route::Recall;
 
 /// Kinds of things that hold a model.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -301,6 +302,7 @@ impl Foundation {
         for ring in &self.rings {
             model.widen(ring.growth.clone(), ring.parameters.clone())?;
             model.freeze();
+            model.set_recall(Recall::load(&ring.reference.path)?);
         }
         Ok(model)
     }

@@ -95,24 +95,28 @@ fn of_head(log_probs: &[f32], requests: &[Request], places: &[Vec<usize>]) -> Ve
 fn of_router(mut begun: Route, scores: &Scores, requests: &[Request], places: &[Vec<usize>]) -> Vec<f32> {
     let prompts: Vec<&[usize]> = requests.iter().zip(places).map(|(request, p)| &p[..p.len() - request.scored]).collect();
     let common = (0..).take_while(|&at| prompts[0].get(at).is_some_and(|&p| prompts.iter().all(|other| other.get(at) == Some(&p)))).count();
-    let read = |route: &mut Route, at: usize, decide: bool| {
+    let read = |route: &mut Route, (token, at): (u32, usize), decide: bool| {
         let of = |rows: &[Vec<f32>]| rows.iter().map(|row| row[at]).collect::<Vec<f32>>();
         let (log_probs, largest) = (of(&scores.log_probs), of(&scores.largest));
         let cosine = scores.cosine.get(at).copied().unwrap_or_default();
-        let signals = Signals { largest: &largest, cosine, contrast: scores.contrast.get(at).copied() };
+        let signals = Signals { largest: &largest, cosine, contrast: scores.contrast.get(at).copied(), read: token };
         let log_prob = if decide { route.decide(signals).log_prob(&log_probs) } else { 0.0 };
         route.observe(signals, &log_probs);
         log_prob
     };
-    for &at in &prompts[0][..common] {
-        read(&mut begun, at, false);
+    // Under a router every token but the first is predicted: each place beside the token that is read there.
+    let pairs = |(request, places): (&Request, &Vec<usize>)| request.tokens.iter().copied().zip(places.iter().copied()).collect::<Vec<_>>();
+    let pairs: Vec<Vec<(u32, usize)>> = requests.iter().zip(places).map(pairs).collect();
+    for &pair in &pairs[0][..common] {
+        read(&mut begun, pair, false);
     }
-    let of_request = |((request, places), prompt): ((&Request, &Vec<usize>), &&[usize])| {
+    let of_request = |(pairs, prompt): (&Vec<(u32, usize)>, &&[usize])| {
         let mut route = begun.clone();
-        for &at in &prompt[common..] {
-            read(&mut route, at, false);
+        let (prompt, choice) = pairs.split_at(prompt.len());
+        for &pair in &prompt[common..] {
+            read(&mut route, pair, false);
         }
-        of_choice(request, places).iter().map(|&at| read(&mut route, at, true)).sum::<f64>() as f32
+        choice.iter().map(|&pair| read(&mut route, pair, true)).sum::<f64>() as f32
     };
-    requests.iter().zip(places).zip(&prompts).map(of_request).collect()
+    pairs.iter().zip(&prompts).map(of_request).collect()
 }
