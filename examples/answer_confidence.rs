@@ -23,8 +23,7 @@ fn main() -> Result<(), Box<dyn std::error::Error>> {
             let length = tokens.len() - 1;
             let mut targets = vec![IGNORE; length];
             targets[asked - 1] = tokens[asked];
-            let batch =
-                Batch { batch_size: 1, sequence_length: length, tokens: tokens[..length].to_vec(), targets, document_starts: None };
+            let batch = Batch { batch_size: 1, sequence_length: length, tokens: tokens[..length].to_vec(), targets, document_starts: None };
             let scores = model.score(&batch, false)?;
             let largest: Vec<f32> = scores.largest.iter().map(|head| head[asked - 1]).collect();
             let correct: Vec<bool> = scores.correct.iter().map(|head| head[asked - 1]).collect();

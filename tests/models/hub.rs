@@ -244,3 +244,39 @@ fn a_run_writes_commits_down_and_goes_on_with_them_when_the_branch_has_moved() {
     let here = world.json(&["inspect", "base", "--hash", "--json"]);
     assert_eq!(now["sha256"], here["sha256"]);
 }
+
+#[test]
+fn a_widened_model_goes_to_the_hub_and_comes_back_onto_a_base_that_is_there() {
+    let (server, world) = (Server::start(), World::new());
+    let commit = server.commit_folder("models/org/base", 1, &world.path("base"));
+    let client = Client::of(&server);
+    let run = |more: &[&str]| {
+        let mut command = world.command(more);
+        let output = client.with(&mut command).output().unwrap();
+        succeeded(&output);
+        output
+    };
+    let sizes = ["--hidden-size", "4", "--num-key-value-heads", "1", "--intermediate-size", "6"];
+    run(&[&["grow", "hf://org/base", "--out", "ring"], &sizes[..]].concat());
+    run(&["export", "ring", "--out", "hf"]);
+    server.commit_folder("models/org/grown", 2, &world.path("hf"));
+    let report = json(&run(&["import", "hf://org/grown", "--base", "hf://org/base", "--out", "back", "--json"]));
+    assert_eq!(report["rings"][0]["unchanged"], true, "{report}");
+    let read = |folder: &str| fs::read(world.path(folder).join("expansion.safetensors")).unwrap();
+    assert!(read("ring") == read("back"), "the same file to the byte");
+    // It knows its base by name and commit, and finds it again in the cache alone.
+    let manifest: Value = serde_json::from_slice(&fs::read(world.path("back/treering.json")).unwrap()).unwrap();
+    let base = manifest["base"]["path"].as_str().unwrap();
+    assert_eq!(base, format!("hf://org/base@{commit}"), "{manifest}");
+    let mut command = world.command(&["eval", "back", "--corpus", "x=new-held-out.jsonl", "--json"]);
+    let evaluated = json(&client.with(&mut command).env("HF_HUB_OFFLINE", "1").output().unwrap());
+    let mut command = world.command(&["eval", "ring", "--corpus", "x=new-held-out.jsonl", "--json"]);
+    let expected = json(&client.with(&mut command).env("HF_HUB_OFFLINE", "1").output().unwrap());
+    assert_eq!(evaluated["corpora"][0]["heads"], expected["corpora"][0]["heads"]);
+    // Another base by that name is none.
+    world.change_base();
+    server.commit_folder("models/org/other", 3, &world.path("base"));
+    let mut command = world.command(&["import", "hf://org/grown", "--base", "hf://org/other", "--out", "x"]);
+    let refused = client.with(&mut command).output().unwrap();
+    text(&failed(&refused, 1), &["SHA-256"]);
+}
