@@ -256,7 +256,7 @@ fn a_gate_is_trained_beside_the_checkpoint_and_asked_from_then_on() {
     assert!(refused(&["eval", "run", "--router", "gate"]).contains("no gate was trained for this model\n  hint: `treering gate RUN`"));
     assert!(refused(&["generate", "run", "--router", "gate", "--prompt", "w1"]).contains("no gate was trained"));
     assert!(refused(&["gate", "base"]).contains("has one head"));
-    assert!(refused(&["gate", "run", "--samples", "2"]).contains("--samples must be at least 10"));
+    assert!(refused(&["gate", "run", "--samples", "2"]).contains("at least 10 samples and 1 new token, and is to have 2 (--samples)"));
     world.recipe("scale-route", "");
     let set = ["--set", "route.router=gate"];
     assert!(

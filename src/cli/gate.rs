@@ -80,9 +80,8 @@ pub fn run(args: Args) -> Result<()> {
 fn train(args: &Args, display: &mut Display) -> Result<Output> {
     let stop = stop_on_signals()?;
     let lesson = Lesson { new_tokens: args.new_tokens, samples: args.samples, sample_tokens: args.sample_tokens, seed: args.seed };
-    if lesson.samples < Lesson::FEWEST_SAMPLES || lesson.new_tokens == 0 {
-        return Err(Error::usage(format!("--samples must be at least {}, --new-tokens at least 1", Lesson::FEWEST_SAMPLES)));
-    }
+    // Before the model is read, which may take a while.
+    lesson.validate()?;
     // A fine-tuned model beside its base has two heads as well.
     let OpenedModel { mut model, tokenizer, description, recipe, values, .. } = args.model.open_for(&[Router::gate()])?;
     model.freeze();

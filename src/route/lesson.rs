@@ -32,6 +32,20 @@ pub struct Lesson {
 impl Lesson {
     /// With fewer samples there would be a single one to measure on, or none.
     pub const FEWEST_SAMPLES: usize = 2 * HELD_OUT;
+
+    /// Refuses a lesson that shows too little.
+    ///
+    /// # Errors
+    /// [`Error::Usage`] saying how much it takes.
+    pub fn validate(&self) -> Result<()> {
+        if self.samples < Self::FEWEST_SAMPLES || self.new_tokens == 0 {
+            let (fewest, samples, tokens) = (Self::FEWEST_SAMPLES, self.samples, self.new_tokens);
+            return Err(Error::usage(format!(
+                "a gate needs at least {fewest} samples and 1 new token, and is to have {samples} (--samples) and {tokens} (--new-tokens)"
+            )));
+        }
+        Ok(())
+    }
 }
 
 impl Default for Lesson {
@@ -84,9 +98,7 @@ pub fn teach(
     lesson: &Lesson,
     progress: OnPhase<'_>,
 ) -> Result<Taught> {
-    if lesson.samples < Lesson::FEWEST_SAMPLES || lesson.new_tokens == 0 {
-        return Err(Error::usage(format!("a gate needs at least {} samples and 1 new token", Lesson::FEWEST_SAMPLES)));
-    }
+    lesson.validate()?;
     let leading = leading_token(&tokenizer)?;
     let ends = end_tokens(model, &tokenizer);
     let end_of_text = tokenizer.eos_token_id();
