@@ -239,16 +239,12 @@ def of_treering(binary, model, task, shots, limit, data, work):
 
 
 def requests_of_lm_eval(lm, load, task, shots, limit):
-    """The tokens that lm_eval would score, by (part, item), without scoring them."""
-    import hashlib
-    import struct
-
+    """What lm_eval would score, by (part, item), without scoring it: of every request the tokens, and how many of them are the continuation's."""
     seen, score = [], lm._loglikelihood_tokens
 
     def note(requests, **_):
         for _, context, continuation in requests:
-            tokens = (context + continuation)[-(lm.max_length + 1):]
-            seen.append([len(tokens), len(continuation), hashlib.sha256(struct.pack(f"<{len(tokens)}I", *tokens)).hexdigest()])
+            seen.append(((context + continuation)[-(lm.max_length + 1):], len(continuation)))
         return [(-float(number), False) for number in range(len(requests))]
 
     lm._loglikelihood_tokens = note
@@ -260,20 +256,56 @@ def requests_of_lm_eval(lm, load, task, shots, limit):
     return {key: [seen[int(-ll)] for ll in item["lls"]] for key, item in found["items"].items()}
 
 
-def compare_requests(args, settings, load):
+def without_model(path):
+    """lm_eval's model of which nothing is asked but how much it takes, and how it writes text in tokens."""
     import torch
     import transformers
     from lm_eval.models.huggingface import HFLM
 
-    config = transformers.AutoConfig.from_pretrained(args.model)
-    # Nothing is asked of the model but how much it takes.
+    config = transformers.AutoConfig.from_pretrained(path)
     config.hidden_size, config.intermediate_size, config.num_hidden_layers, config.head_dim = config.num_attention_heads * 2, 8, 1, 2
     with torch.device("meta"):
         model = transformers.AutoModelForCausalLM.from_config(config)
-    lm = HFLM(pretrained=model.to_empty(device="cpu"), tokenizer=transformers.AutoTokenizer.from_pretrained(args.model), batch_size=1)
+    return HFLM(pretrained=model.to_empty(device="cpu"), tokenizer=transformers.AutoTokenizer.from_pretrained(path), batch_size=1)
+
+
+def in_float64(path, requests):
+    """Their log-likelihoods in float64."""
+    import torch
+    import transformers
+
+    model = transformers.AutoModelForCausalLM.from_pretrained(path, dtype=torch.float64)
+    found = []
+    for tokens, scored in requests:
+        with torch.no_grad():
+            log_probs = model(torch.tensor([tokens[:-1]])).logits[0].log_softmax(-1)
+        places = range(len(tokens) - 1 - scored, len(tokens) - 1)
+        found.append(sum(log_probs[place, tokens[place + 1]].item() for place in places))
+    return found
+
+
+def who_is_off(args, load, task, shots, theirs, ours):
+    """Where the sides differ by more than they may: how far each lies from float64. Nothing where they do not."""
+    far = [(key, choice) for key, item in theirs["items"].items()
+           for choice, (x, y) in enumerate(zip(item["lls"], ours["items"][key]["lls"], strict=True)) if abs(x - y) > TOLERANCE]
+    if not far:
+        return {}
+    requests = requests_of_lm_eval(without_model(args.model), load, task, shots, args.limit)
+    exact = in_float64(args.model, [requests[key][choice] for key, choice in far])
+    off = lambda side: max(abs(side["items"][key]["lls"][choice] - value) for (key, choice), value in zip(far, exact, strict=True))
+    return {"beyond_tolerance": len(far), "of_these_from_float64": [off(theirs), off(ours)]}
+
+
+def compare_requests(args, settings, load):
+    import hashlib
+    import struct
+
+    lm = without_model(args.model)
     summary = {}
     for task, shots in settings:
-        theirs = requests_of_lm_eval(lm, load, task, shots, args.limit)
+        noted = lambda tokens, scored: [len(tokens), scored, hashlib.sha256(struct.pack(f"<{len(tokens)}I", *tokens)).hexdigest()]
+        theirs = {key: [noted(*request) for request in requests]
+                  for key, requests in requests_of_lm_eval(lm, load, task, shots, args.limit).items()}
         command = [args.binary, args.model, args.data, str(limit_of(task, args.limit) or 0), f"{task}:{shots}"]
         lines = subprocess.run(command, capture_output=True, text=True, check=True).stdout.splitlines()
         ours = {f"{line['task']}/{line['index']}": line["requests"] for line in map(json.loads, lines)}
@@ -363,12 +395,13 @@ def main():
         if args.only:
             continue
         print(f"treering: {name}", file=sys.stderr, flush=True)
-        summary[name] = compare(task, json.loads(kept.read_text()), of_treering(args.binary, args.model, task, shots, args.limit, args.data, folder))
+        theirs, ours = json.loads(kept.read_text()), of_treering(args.binary, args.model, task, shots, args.limit, args.data, folder)
+        summary[name] = compare(task, theirs, ours) | who_is_off(args, load, task, shots, theirs, ours)
         print(f"{name}: {json.dumps(summary[name])}", file=sys.stderr, flush=True)
     if args.only:
         return
     print(json.dumps(summary))
-    bad = [name for name, s in summary.items() if s["equal_decisions"] != s["items"] or s["largest_difference"] > TOLERANCE]
+    bad = [name for name, s in summary.items() if s["equal_decisions"] != s["items"] or s.get("of_these_from_float64", [0, 0])[1] > TOLERANCE]
     if bad:
         print(f"error: not alike: {', '.join(bad)}", file=sys.stderr)
         sys.exit(3)

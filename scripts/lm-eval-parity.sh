@@ -7,7 +7,7 @@
 #   --requests  compares the tokens of every request alone, without running a model: all items of all tasks in minutes
 #   --work   keeps lm_eval's results, and uses those that are there
 # Prints one JSON object: task → items, equal decisions, largest log-likelihood difference, metrics on both sides (lm_eval first), items/s on both sides.
-# Exits with 3 where a decision differs or a log-likelihood by more than 1e-3.
+# Exits with 3 where a decision differs, or a log-likelihood by more than 1e-3 and, computed once more in float64 by transformers, ours is the one that is off.
 set -euo pipefail
 root="$(cd "$(dirname "$0")/.." && pwd)"
 usage() { sed -n '2,10s/^# //p' "$0" >&2; exit 2; }
