@@ -9,6 +9,7 @@ use treering::route::Router;
 use treering::route::lesson::{self, Lesson, Losses, Taught};
 use treering::{Error, Result};
 
+use super::growth::json;
 use super::open::{ModelArgs, OpenedModel};
 use super::progress::Display;
 use super::text::TextArgs;
@@ -58,9 +59,7 @@ pub fn run(args: Args) -> Result<()> {
     display.finish();
     let output = output?;
     if args.json {
-        let text =
-            serde_json::to_string(&output).map_err(|error| Error::usage(format!("the result cannot be written as JSON: {error}")))?;
-        return super::print(text);
+        return super::print(json(&output)?);
     }
     let columns = ["tokens", "kept apart", "head before", "newest head", "gate"];
     let mut table = Table::new([("nats a token", Align::Left)].into_iter().chain(columns.map(|name| (name, Align::Right))));
