@@ -214,7 +214,7 @@ pub fn aids(data: &[u8]) {
     }
 }
 
-/// A name of a model or corpus on the hub; what is read must be written back to the same.
+/// A name of a model or corpus on the hub, and what is made of it.
 pub fn hub(data: &[u8]) {
     let Ok(text) = std::str::from_utf8(data) else { return };
     let _ = HubName::of(Path::new(text));

@@ -20,6 +20,11 @@ const WINDOW: usize = 128;
 const TASKS: &str = "questions/";
 const ATTRIBUTES: &str = "attributes/";
 
+/// Who gave the answers that a number of [`Asked::ask`] is about, by the number's name.
+pub(super) fn speaker(name: &str) -> Option<&str> {
+    name.split('/').nth(2)
+}
+
 /// How often answers were right.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Serialize)]
 pub struct Accuracy {

@@ -7,7 +7,7 @@ use std::path::Path;
 
 use serde::{Deserialize, Serialize};
 
-use super::ask::Asked;
+use super::ask::{Asked, speaker};
 use crate::checkpoint::atomic;
 use crate::error::{Error, IoContext, Result};
 use crate::route::lesson::{Lesson, OnPhase, teach};
@@ -66,6 +66,7 @@ impl RouterAnswers {
         let opened = build::open_checkpoint(run, None, Moved { base: None, rings: &[] })?;
         let mut model = build::restore(&opened.recipe, &opened.foundation, &opened.path)?;
         model.freeze();
+        opened.foundation.load_recalls(&mut model)?;
         let tokenizer = opened.foundation.base.tokenizer()?;
         let (stream, cache) = (&opened.recipe.data.stream, token_cache(run));
         // What lies there already was made, or replaced, by someone who wants it asked.
@@ -77,7 +78,7 @@ impl RouterAnswers {
                 recall
             }
         };
-        model.set_recall(Some(recall));
+        model.set_recall(opened.foundation.rings.len(), Some(recall));
         let gate = match Gate::load(&opened.path)? {
             Some(gate) => gate,
             None => {
@@ -95,8 +96,7 @@ impl RouterAnswers {
             let asking = || (progress.borrow_mut())("asking the routers", done, tasks, "");
             let numbers = asked.ask(&model, u64::MAX, &routers, &asking)?;
             // The heads' own answers are in the metrics already.
-            let of_routers =
-                numbers.into_iter().filter(|(name, _)| routers.iter().any(|router| name.split('/').nth(2) == Some(router.name())));
+            let of_routers = numbers.into_iter().filter(|(name, _)| routers.iter().any(|router| speaker(name) == Some(router.name())));
             values.extend(of_routers.map(|(name, value)| (name, value.is_finite().then_some(value))));
         }
         let path = run.join(FILE);

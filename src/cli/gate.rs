@@ -1,7 +1,6 @@
 //! `treering gate`: train the small network that the router `gate` asks, on the new text and on what the model says by itself.
 
 use std::path::PathBuf;
-use std::sync::atomic::Ordering;
 
 use serde::Serialize;
 use treering::report::{Align, Table};
@@ -12,7 +11,7 @@ use treering::{Error, Result};
 use super::growth::json;
 use super::open::{ModelArgs, OpenedModel};
 use super::progress::Display;
-use super::text::TextArgs;
+use super::text::{TextArgs, watch};
 use super::train::stop_on_signals;
 
 /// Arguments of `treering gate`.
@@ -90,13 +89,9 @@ fn train(args: &Args, display: &mut Display) -> Result<Output> {
             args.model.path().display()
         )));
     };
-    let mut watch = |phase: &'static str, done: u64, of: u64, what: &str| {
-        display.phase(phase, done, of, what);
-        if stop.load(Ordering::Relaxed) { Err(Error::Interrupted("no gate was written".into())) } else { Ok(()) }
-    };
     let context = model.config().max_position_embeddings;
     let taught = args.text.with(args.model.path(), recipe.as_ref(), context, |stream, cache| {
-        lesson::teach(&model, tokenizer, stream, cache, &lesson, &mut watch)
+        lesson::teach(&model, tokenizer, stream, cache, &lesson, &mut watch(display, &stop, "no gate was written"))
     });
     let Taught { gate, new_text, own_text } = taught?;
     Ok(Output { model: description, gate: gate.save(&folder)?, new_text, own_text })

@@ -102,12 +102,11 @@ pub struct OpenedModel {
 }
 
 impl OpenedModel {
-    /// With the folder of its trained values, and the gate and the recall that lie there.
+    /// With the folder of its trained values, and the gate that lies there.
     fn with_values(mut self, folder: &Path) -> Result<Self> {
         if let Some(gate) = Gate::load(folder)? {
             self.model.set_gate(gate);
         }
-        self.model.set_recall(Recall::load(folder)?);
         self.values = Some(folder.to_path_buf());
         Ok(self)
     }
@@ -198,7 +197,9 @@ impl ModelArgs {
     fn open_run(&self, run: &Path, step: Option<u64>) -> Result<OpenedModel> {
         let build::RunCheckpoint { mut recipe, foundation, path, step } = build::open_checkpoint(run, step, self.moved())?;
         recipe.model.dtype = self.dtype.map_or(recipe.model.dtype, Into::into);
-        let model = build::restore(&recipe, &foundation, &path)?;
+        let mut model = build::restore(&recipe, &foundation, &path)?;
+        foundation.load_recalls(&mut model)?;
+        model.set_recall(foundation.rings.len(), Recall::load(&path)?);
         let tokenizer = foundation.base.tokenizer()?;
         let description = format!("{} ({}, step {step})", run.display(), recipe.method.kind.as_str());
         OpenedModel {
@@ -216,7 +217,8 @@ impl ModelArgs {
 
     fn open_expansion(&self) -> Result<OpenedModel> {
         let foundation = Foundation::open_at(&self.model, None, self.moved())?;
-        let model = foundation.model(self.dtype.map_or(Precision::F32, Into::into))?;
+        let mut model = foundation.model(self.dtype.map_or(Precision::F32, Into::into))?;
+        foundation.load_recalls(&mut model)?;
         let base = foundation.base;
         let tokenizer = base.tokenizer()?;
         let description = format!("{} on {}", self.model.display(), base.path().display());
@@ -227,6 +229,7 @@ impl ModelArgs {
         let (base, baseline, parameters) = adapter(&self.model, self.at.base.as_deref())?;
         let mut model = Model::from_baseline(&base, self.dtype.map_or(Precision::F32, Into::into), &baseline)?;
         model.set_parameters(parameters)?;
+        model.set_recall(0, Recall::load(&self.model)?);
         let tokenizer = base.tokenizer()?;
         let description = format!("{} on {}", self.model.display(), base.path().display());
         OpenedModel { model, tokenizer, description, step: None, recipe: None, base, beside: None, values: None }.with_values(&self.model)

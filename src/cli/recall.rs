@@ -1,7 +1,6 @@
 //! `treering recall`: keep what a head was taught, as the router `recall` asks it.
 
 use std::path::PathBuf;
-use std::sync::atomic::Ordering;
 
 use serde::Serialize;
 use treering::route::Recall;
@@ -11,7 +10,7 @@ use treering::{Error, Result};
 use super::growth::{grouped, json, listing};
 use super::open::{ModelArgs, OpenedModel};
 use super::progress::Display;
-use super::text::TextArgs;
+use super::text::{TextArgs, watch};
 use super::train::stop_on_signals;
 
 /// Arguments of `treering recall`.
@@ -83,10 +82,7 @@ fn make(args: &Args, display: &mut Display) -> Result<Output> {
     };
     let context = model.config().max_position_embeddings;
     let recall = args.text.with(args.model.path(), recipe.as_ref(), context, |stream, cache| {
-        Recall::of_text(tokenizer, stream, cache, settings, &mut |phase, done, of, what| {
-            display.phase(phase, done, of, what);
-            if stop.load(Ordering::Relaxed) { Err(Error::Interrupted("nothing was written".into())) } else { Ok(()) }
-        })
+        Recall::of_text(tokenizer, stream, cache, settings, &mut watch(display, &stop, "nothing was written"))
     })?;
     let ((documents, tokens), (rare, common)) = (recall.read(), recall.sequences());
     Ok(Output { model: description, recall: recall.save(&folder)?, settings, documents, tokens, rare, common })

@@ -1,11 +1,26 @@
 //! The text that a model's newest head was trained on, for what is made of it after a run.
 
 use std::path::Path;
+use std::sync::atomic::{AtomicBool, Ordering};
 
 use treering::data::{StreamConfig, TrainSource};
 use treering::recipe::Recipe;
 use treering::train::session::token_cache;
 use treering::{Error, Result};
+
+use super::progress::Display;
+
+/// Shows what is being done to a text, and ends it at a signal; `lost` says what there is none of then.
+pub(super) fn watch<'a>(
+    display: &'a mut Display,
+    stop: &'a AtomicBool,
+    lost: &'static str,
+) -> impl FnMut(&'static str, u64, u64, &str) -> Result<()> + 'a {
+    move |phase, done, of, what| {
+        display.phase(phase, done, of, what);
+        if stop.load(Ordering::Relaxed) { Err(Error::Interrupted(lost.into())) } else { Ok(()) }
+    }
+}
 
 /// Which text.
 #[derive(Debug, clap::Args)]

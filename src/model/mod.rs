@@ -152,9 +152,9 @@ impl Model {
         &self.aids
     }
 
-    /// Gives it, for the router `recall`, what its newest head was taught.
-    pub fn set_recall(&mut self, recall: Option<Recall>) {
-        self.aids.set_recall(self.rings.len().max(1) - 1, recall);
+    /// Gives it, for the router `recall`, what its learnt head `index` was taught, counted from the innermost ring's, 0.
+    pub fn set_recall(&mut self, index: usize, recall: Option<Recall>) {
+        self.aids.set_recall(index, recall);
     }
 
     /// The arithmetic of the products.

@@ -185,8 +185,7 @@ pub fn check(model: &Model, routers: &[Router]) -> Result<()> {
         && let Some(head) = model.heads().iter().skip(1).enumerate().find(|(index, _)| model.aids().recall(*index).is_none())
     {
         return Err(Error::usage(format!(
-            "router `{router}`: what the head `{}` was taught was not kept
-  hint: `treering recall RUN` reads the text of a run once more and puts that \
+            "router `{router}`: what the head `{}` was taught was not kept\n  hint: `treering recall RUN` reads the text of a run once more and puts that \
              beside its checkpoint; of rings, once for each",
             head.1
         )));

@@ -231,13 +231,8 @@ impl Recall {
             sha256: sha256(&[&rare, &common]),
         };
         let text = serde_json::to_string(&description).map_err(|error| Error::file(&path, error))?;
-        let view = |bytes| TensorView::new(Dtype::U32, vec![<[u8]>::len(bytes) / 4], bytes);
-        let views = [("rare", view(&rare)), ("common", view(&common))];
-        let views: Vec<_> = views
-            .into_iter()
-            .map(|(name, view)| Ok((name, view?)))
-            .collect::<std::result::Result<_, safetensors::SafeTensorError>>()
-            .map_err(|error| Error::file(&path, error))?;
+        let view = |bytes| TensorView::new(Dtype::U32, vec![<[u8]>::len(bytes) / 4], bytes).map_err(|error| Error::file(&path, error));
+        let views = [("rare", view(&rare)?), ("common", view(&common)?)];
         let bytes =
             safetensors::serialize(views, Some(HashMap::from([(KEY.to_owned(), text)]))).map_err(|error| Error::file(&path, error))?;
         atomic::write_file(&path, |out| std::io::Write::write_all(out, &bytes).at(&path))?;

@@ -293,6 +293,17 @@ impl Foundation {
         self.rings.iter().map(|ring| ring.reference.clone()).collect()
     }
 
+    /// Gives `model` what its rings within were taught, for the router `recall`; training asks no such router and reads none of it.
+    ///
+    /// # Errors
+    /// As [`Recall::load`].
+    pub fn load_recalls(&self, model: &mut Model) -> Result<()> {
+        for (index, ring) in self.rings.iter().enumerate() {
+            model.set_recall(index, Recall::load(&ring.reference.path)?);
+        }
+        Ok(())
+    }
+
     /// The frozen model.
     ///
     /// # Errors
@@ -302,7 +313,6 @@ impl Foundation {
         for ring in &self.rings {
             model.widen(ring.growth.clone(), ring.parameters.clone())?;
             model.freeze();
-            model.set_recall(Recall::load(&ring.reference.path)?);
         }
         Ok(model)
     }

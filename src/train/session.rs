@@ -49,7 +49,7 @@ pub enum Event<'a> {
     Asking(u64, u64),
     /// A measurement was made.
     Evaluation(&'a EvalRecord),
-    /// A gate is trained or asked: what is being done, how much of it, of how much, and on what.
+    /// What a router asks is made, or the router asked: what is being done, how much of it, of how much, and on what.
     Gate(&'static str, u64, u64, &'a str),
 }
 
