@@ -18,8 +18,9 @@ const ROUTERS: &str =
 fn world() -> World {
     let world = World::new();
     world.recipe("scale-route", "");
+    let rate = ["--set", "train.learning_rates.expansion_to_base=3e-4"];
     let set = ["--set", "train.steps=60", "--set", "train.batch_size=8", "--set", "eval.every_steps=60"];
-    succeeded(&world.train("scale-route", "run", &set));
+    succeeded(&world.train("scale-route", "run", &[&set[..], &rate].concat()));
     world
 }
 
@@ -43,9 +44,11 @@ fn scale_route_trains_as_scale_adapt_does_and_measures_its_routers_at_every_eval
     for kind in ["scale-adapt", "scale-route"] {
         world.recipe(kind, "");
     }
-    succeeded(&world.train("scale-adapt", "adapt", &[]));
+    // Their defaults of it differ.
+    let rate = ["--set", "train.learning_rates.expansion_to_base=6e-4"];
+    succeeded(&world.train("scale-adapt", "adapt", &rate));
     let routers = r#"route.router=["bayes:share=0", "bayes:share=0.01,prior=0.25", "cosine"]"#;
-    succeeded(&world.train("scale-route", "route", &["--set", routers]));
+    succeeded(&world.train("scale-route", "route", &[&["--set", routers], &rate[..]].concat()));
     let ((_, adapt, moments), (_, route, moments_too)) = (deterministic(&world.path("adapt")), deterministic(&world.path("route")));
     assert!(adapt == route && moments == moments_too, "a router changes nothing that is trained");
 
@@ -61,7 +64,7 @@ fn scale_route_trains_as_scale_adapt_does_and_measures_its_routers_at_every_eval
     assert!(recipe.contains(r#"router = ["bayes:share=0", "bayes:share=0.01,prior=0.25", "cosine"]"#), "{recipe}");
 
     // Other routers may be measured on the way; what is trained must stay the same.
-    succeeded(&world.train("scale-route", "route", &["--resume", "--set", "route.router=confidence"]));
+    succeeded(&world.train("scale-route", "route", &[&["--resume", "--set", "route.router=confidence"], &rate[..]].concat()));
     // The default, where nothing is said.
     world.recipe("scale-route", "");
     succeeded(&world.train("scale-route", "default", &["--set", "train.steps=2"]));

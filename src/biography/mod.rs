@@ -4,7 +4,7 @@
 //! 2. [`world`]: people, texts, tokenizer and the untrained model, in a folder.
 //! 3. [`stage`]: pre-training, Task 0, and Task 1 … k of every method, each a recipe and a run folder like any other.
 //! 4. [`ask`]: the questions, and how they are answered by every head and router.
-//! 5. [`gate`]: the router that is trained after a stage, and its answers.
+//! 5. [`routers`]: what the routers `gate` and `recall` ask, made after a stage, and their answers.
 //! 6. [`run`]: stage after stage, each once, stopped and resumed at any moment.
 //! 7. [`result`]: accuracy by method, router and task; forgetting and backward transfer.
 //! 8. [`figure`]: the page with the paper's figure.
@@ -15,10 +15,10 @@
 
 pub mod ask;
 pub mod figure;
-pub mod gate;
 pub mod plan;
 pub mod protocol;
 pub mod result;
+pub mod routers;
 pub mod run;
 mod sizes;
 pub mod stage;

@@ -149,16 +149,16 @@ impl Protocol {
         );
         // Rings further out add to nothing within them.
         let trained = if task > 1 && kind.widens() { MethodKind::ScalePreserve } else { kind };
-        let (method, blocks) = match trained {
-            MethodKind::Full => (String::new(), ""),
-            MethodKind::Lora => ("r = 16\nlora_alpha = 32\n".into(), ""),
-            MethodKind::Freeze => ("frozen_embedding = true\n".into(), ""),
-            MethodKind::LlamaPro => (String::new(), ""),
-            MethodKind::ScalePreserve => (sizes, ""),
+        let method = match trained {
+            MethodKind::Full => String::new(),
+            MethodKind::Lora => "r = 16\nlora_alpha = 32\n".into(),
+            MethodKind::Freeze => "frozen_embedding = true\n".into(),
+            MethodKind::LlamaPro => String::new(),
+            MethodKind::ScalePreserve => sizes,
             // As the paper has it: the upper half, attention alone.
-            MethodKind::ScaleAdapt => (format!("{sizes}modules = [\"attention\"]\n"), ""),
+            MethodKind::ScaleAdapt => format!("{sizes}modules = [\"attention\"]\n"),
             // What is learnt need not be timid where a router holds forgetting: everywhere.
-            MethodKind::ScaleRoute => (format!("{sizes}preserved_layers = 0\nmodules = [\"attention\", \"ffn\"]\n"), ""),
+            MethodKind::ScaleRoute => format!("{sizes}preserved_layers = 0\nmodules = [\"attention\", \"ffn\"]\n"),
         };
         let learning_rate = match (size, trained) {
             (Size::Paper, kind) => {
@@ -174,7 +174,9 @@ impl Protocol {
             (_, MethodKind::LlamaPro) => 2e-3,
             (_, _) => 3e-3,
         };
-        MethodSettings { kind: trained, method, blocks: blocks.into(), learning_rate }
+        // The figures of docs/biography.md are of a tenth for every method.
+        let blocks = if trained.adapts() { format!("expansion_to_base = {:e}\n", learning_rate / 10.0) } else { String::new() };
+        MethodSettings { kind: trained, method, blocks, learning_rate }
     }
 }
 

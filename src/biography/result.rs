@@ -5,8 +5,8 @@ use std::collections::BTreeMap;
 use serde::Serialize;
 
 use super::ask::{Accuracy, Answers};
-use super::gate::RouterAnswers;
 use super::protocol::{Loss, Size};
+use super::routers::RouterAnswers;
 use super::run::Benchmark;
 use super::stage::Stage;
 use crate::error::Result;

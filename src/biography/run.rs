@@ -5,8 +5,8 @@ use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicBool, Ordering};
 
 use super::ask::Asked;
-use super::gate::RouterAnswers;
 use super::protocol::{Protocol, Setup};
+use super::routers::RouterAnswers;
 use super::stage::Stage;
 use super::world::World;
 use crate::baseline::Method;

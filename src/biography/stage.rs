@@ -133,7 +133,7 @@ impl Stage {
     }
 }
 
-/// Every router there is, with its defaults, but for the two that are a head each, and those that ask what is made after a stage (`super::gate`).
+/// Every router there is, with its defaults, but for the two that are a head each, and those that ask what is made after a stage (`super::routers`).
 pub fn routers() -> Vec<Router> {
     let chosen = Router::NAMES.iter().filter_map(|name| name.parse::<Router>().ok());
     chosen.filter(|router| !matches!(router, Router::Preserve | Router::Adapt) && router.asks().is_none()).collect()

@@ -21,6 +21,11 @@ pub fn run(args: Args) -> Result<()> {
     } else {
         super::print(text(&report))?
     }
+    verdict(&report)
+}
+
+/// Exit code 3, with the names of the checks, where one does not hold.
+fn verdict(report: &Report) -> Result<()> {
     if report.holds {
         return Ok(());
     }
@@ -69,4 +74,36 @@ fn text(report: &Report) -> String {
     text += &format!("\n{}", table.to_text());
     let held = report.checks.iter().filter(|check| check.holds).count();
     text + &format!("\n{held} of {} hold, in {:.1} s", report.checks.len(), report.seconds)
+}
+
+#[cfg(test)]
+mod tests {
+    use treering::doctor::{Check, Machine};
+
+    use super::*;
+
+    #[test]
+    fn a_kernel_that_counts_wrong_is_named_in_the_table_and_ends_with_exit_code_3() {
+        // Not by the self test, which nothing else may compute beside.
+        let check =
+            |name: &str| Check { name: name.into(), instructions: Isa::Portable, against: "f64", deviation: 0.0, limit: 1e-6, holds: true };
+        let mut report = Report {
+            format_version: 1,
+            version: "1".into(),
+            commit: None,
+            machine: Machine::here(),
+            checks: vec![check("products"), check("sums")],
+            holds: true,
+            seconds: 1.0,
+        };
+        assert!(verdict(&report).is_ok() && !text(&report).contains("DOES NOT HOLD"));
+        (report.holds, report.checks[1].holds, report.checks[1].deviation) = (false, false, 0.5);
+        let error = verdict(&report).unwrap_err();
+        assert_eq!(error.exit_code(), 3);
+        assert!(error.to_string().contains("does not hold for sums ("), "{error}");
+        let text = text(&report);
+        let line = text.lines().find(|line| line.contains("DOES NOT HOLD")).unwrap();
+        assert!(line.starts_with("sums") && line.contains("5.0e-1"), "{line}");
+        assert!(text.contains("1 of 2 hold"));
+    }
 }

@@ -3,6 +3,7 @@
 use std::path::{Path, PathBuf};
 use std::sync::atomic::AtomicBool;
 
+use treering::model::Block;
 use treering::recipe::Recipe;
 use treering::report::chart::Drawing;
 use treering::report::comparison::Comparison;
@@ -44,7 +45,7 @@ impl From<ByName> for By {
 pub struct Args {
     /// The recipe, a TOML file (docs/recipe.md)
     recipe: PathBuf,
-    /// Learning rates, for example 1e-4,3e-4,1e-3: of all blocks, so that W12 has a tenth unless the recipe gives it a rate of its own
+    /// Learning rates, for example 1e-4,3e-4,1e-3: of all blocks, so that W12 has its share (scale-adapt a tenth, scale-route 0.3) unless the recipe gives it a rate of its own
     #[arg(long, value_name = "RATE,…", required_unless_present = "set_each", conflicts_with = "set_each")]
     rates: Option<String>,
     /// The blocks that learn at these rates while the others learn as the recipe says, for example expansion_to_base (W12)
@@ -193,10 +194,15 @@ pub(super) fn watch<'a>(variants: &'a [Variant], display: &'a mut Display) -> im
 /// What stays as the recipe says.
 fn notes(sweep: &Sweep, recipe: &Recipe) -> Vec<String> {
     let rates = &recipe.train.learning_rates;
-    if sweep.keys != ["train.learning_rate"] || rates.by_block.is_empty() {
+    // W12's default goes along with the others' rate.
+    let moves = |block: Block, rate: f64| {
+        block == Block::ExpansionToBase && rate == rates.learning_rate * recipe.method.kind.expansion_to_base_share()
+    };
+    let fixed = rates.by_block.iter().filter(|(block, rate)| !moves(**block, **rate));
+    let fixed: Vec<String> = fixed.map(|(block, rate)| format!("{block} at {rate:e}")).collect();
+    if sweep.keys != ["train.learning_rate"] || fixed.is_empty() {
         return Vec::new();
     }
-    let fixed: Vec<String> = rates.by_block.iter().map(|(block, rate)| format!("{block} at {rate:e}")).collect();
     vec![format!("the recipe gives blocks a rate of their own, and they kept it: {} (--blocks sweeps them)", fixed.join(", "))]
 }
 

@@ -187,6 +187,12 @@ impl Placement {
         Self { preserved_layers: config.num_hidden_layers / 2, modules: vec![Module::Attention] }
     }
 
+    /// W12 in every module of every layer, the default of SCALE-Route: what the adaptation head forgets is the router's business there, and with fewer layers
+    /// or modules it learns less (docs/experiments.md).
+    pub fn route() -> Self {
+        Self { preserved_layers: 0, modules: Module::ALL.to_vec() }
+    }
+
     /// Whether any W12 is trained.
     pub fn is_preserve(&self, config: &Config) -> bool {
         self.fork_layer(config.num_hidden_layers) == config.num_hidden_layers

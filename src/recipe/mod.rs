@@ -120,6 +120,23 @@ impl MethodKind {
         matches!(self, Self::ScaleAdapt | Self::ScaleRoute)
     }
 
+    /// Where W12 is trained unless a recipe says otherwise; `None` where it is not trained at all.
+    pub fn placement(self, config: &Config) -> Option<Placement> {
+        match self {
+            Self::ScaleAdapt => Some(Placement::adapt(config)),
+            Self::ScaleRoute => Some(Placement::route()),
+            _ => None,
+        }
+    }
+
+    /// What W12 learns at unless a recipe says otherwise, as a share of `train.learning_rate`.
+    ///
+    /// It alone changes the base stream, on which all else is built: at the full rate it flies apart. Where a router holds forgetting it need not be
+    /// as timid as where the adaptation head alone speaks (docs/experiments.md).
+    pub fn expansion_to_base_share(self) -> f64 {
+        if self == Self::ScaleRoute { 0.3 } else { 0.1 }
+    }
+
     /// Whether the model is widened.
     pub fn widens(self) -> bool {
         !matches!(self, Self::Full | Self::Freeze | Self::Lora | Self::LlamaPro)
@@ -144,7 +161,7 @@ pub struct MethodConfig {
     /// The lowest layers whose W12 stays zero (`scale-adapt`, `scale-route`).
     pub preserved_layers: Option<usize>,
     /// The modules whose W12 is trained above them (`scale-adapt`, `scale-route`).
-    pub modules: Vec<Module>,
+    pub modules: Option<Vec<Module>>,
     /// The adapters (`lora`).
     pub lora: Option<Lora>,
     /// How many of the lowest layers are frozen (`freeze`).
@@ -292,7 +309,7 @@ impl Recipe {
             method.intermediate_size = Some(growth.sizes.intermediate_size);
             if method.kind.adapts() {
                 method.preserved_layers = Some(growth.placement.preserved_layers);
-                method.modules = growth.placement.modules;
+                method.modules = Some(growth.placement.modules);
             }
         }
         Ok(self)
@@ -307,10 +324,13 @@ impl Recipe {
         let placement = match method.kind {
             MethodKind::Full | MethodKind::Freeze | MethodKind::Lora | MethodKind::LlamaPro => return Ok(None),
             MethodKind::ScalePreserve => Placement::preserve(config),
-            MethodKind::ScaleAdapt | MethodKind::ScaleRoute => Placement {
-                preserved_layers: method.preserved_layers.unwrap_or(Placement::adapt(config).preserved_layers),
-                modules: method.modules.clone(),
-            },
+            MethodKind::ScaleAdapt | MethodKind::ScaleRoute => {
+                let default = method.kind.placement(config).unwrap_or_else(|| Placement::adapt(config));
+                Placement {
+                    preserved_layers: method.preserved_layers.unwrap_or(default.preserved_layers),
+                    modules: method.modules.clone().unwrap_or(default.modules),
+                }
+            }
         };
         let sizes =
             Sizes::complete(config, method.hidden_size, method.num_attention_heads, method.num_key_value_heads, method.intermediate_size);

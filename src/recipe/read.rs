@@ -131,7 +131,7 @@ fn read_method(mut section: Section, kind: MethodKind, seed: u64) -> Result<Meth
         intermediate_size: section.count("intermediate_size", 1..=MOST)?,
         init: Initialisation::default(),
         preserved_layers: section.count("preserved_layers", 0..=MOST)?,
-        modules: Vec::new(),
+        modules: None,
         lora: None,
         frozen_layers: None,
         frozen_embedding: true,
@@ -153,9 +153,7 @@ fn read_method(mut section: Section, kind: MethodKind, seed: u64) -> Result<Meth
             kind.as_str()
         )));
     }
-    if kind.adapts() {
-        method.modules = modules.unwrap_or_else(|| vec![Module::Attention]);
-    }
+    method.modules = modules;
     method.init = init.unwrap_or_default();
     baseline::read(&mut section, kind, &mut method)?;
     section.finish()?;
@@ -273,8 +271,11 @@ fn read_train(mut section: Section, method: MethodKind) -> Result<TrainConfig> {
     const RATE: &str = "a learning rate from 0 to 10";
     let default_rate = baseline::learning_rate(method).unwrap_or(if method == MethodKind::Full { 1e-4 } else { 1e-3 });
     let learning_rate = section.number("learning_rate", is_rate, RATE)?.unwrap_or(default_rate);
-    let by_block = section.section("learning_rates")?.numbers(&Block::ALL.map(|block| (block.as_str(), block)), is_rate, RATE)?;
+    let mut by_block = section.section("learning_rates")?.numbers(&Block::ALL.map(|block| (block.as_str(), block)), is_rate, RATE)?;
     check_blocks(method, by_block.keys())?;
+    if method.adapts() {
+        by_block.entry(Block::ExpansionToBase).or_insert(learning_rate * method.expansion_to_base_share());
+    }
     let [beta1, beta2] = section.pair("betas", |b| (0.0..1.0).contains(&b), "at least 0 and below 1")?.unwrap_or([0.9, 0.999]);
     let config = TrainConfig {
         schedule,

@@ -90,7 +90,10 @@ fn every_key_is_read() {
     let recipe = parse(LONG).unwrap();
     assert_eq!(recipe.model, ModelConfig { path: "/home/r/../models/base.gguf".into(), dtype: Precision::F32 });
     assert_eq!(recipe.method.init.to_string(), "random,zero");
-    assert_eq!((recipe.method.preserved_layers, recipe.method.modules.len(), recipe.method.seed), (Some(15), 2, 7));
+    assert_eq!(
+        (recipe.method.preserved_layers, recipe.method.modules.as_deref(), recipe.method.seed),
+        (Some(15), Some(&Module::ALL[..]), 7)
+    );
     let stream = &recipe.data.stream;
     assert_eq!(stream.train[0].path, "/home/r/a/*.jsonl");
     assert_eq!((stream.train[1].path.as_str(), stream.train[1].weight, stream.train[1].text_field.as_str()), ("/b", 2.0, "body"));
@@ -302,10 +305,31 @@ fn sizes_are_filled_in_from_the_base_and_checked_against_it() {
     assert!(resolved.method.hidden_size.is_some() && resolved.method.intermediate_size.is_some());
     assert_eq!(resolved.clone().resolve(&config).unwrap(), resolved);
     assert!(resolved.growth(&config).unwrap().unwrap().placement.is_preserve(&config));
-    let adapt = parse(&SHORT.replace("scale-preserve", "scale-adapt")).unwrap().resolve(&config).unwrap();
-    assert_eq!((adapt.method.preserved_layers, adapt.method.modules.as_slice()), (Some(2), &[Module::Attention][..]));
+    let adapting = |kind| parse(&SHORT.replace("scale-preserve", kind)).unwrap().resolve(&config).unwrap();
+    let placed = |recipe: &Recipe| (recipe.method.preserved_layers, recipe.method.modules.clone());
+    let adapt = adapting("scale-adapt");
+    assert_eq!(placed(&adapt), (Some(2), Some(vec![Module::Attention])));
+    let route = adapting("scale-route");
+    assert_eq!(placed(&route), (Some(0), Some(Module::ALL.to_vec())));
+    // What was filled in is read again as it is.
+    assert_eq!(route.clone().resolve(&config).unwrap(), route);
+    assert!(set(&SHORT.replace("scale-preserve", "scale-route"), &["method.modules=[]"]).unwrap().resolve(&config).is_err());
     let error = set(SHORT, &["method.hidden_size=65"]).unwrap().resolve(&config).unwrap_err().to_string();
     assert!(error.contains("method.hidden_size = 65"), "{error}");
+}
+
+#[test]
+fn w12_learns_more_slowly_than_the_rest_unless_told_otherwise() {
+    let rate = |kind: &str, sets: &[&str]| {
+        let recipe = set(&SHORT.replace("scale-preserve", kind), sets).unwrap();
+        let written = parse(&recipe.resolved_toml()).unwrap();
+        assert_eq!(written.train.learning_rates, recipe.train.learning_rates);
+        recipe.train.learning_rates.of(Block::ExpansionToBase)
+    };
+    let near = |found: f64, expected: f64| (found / expected - 1.0).abs() < 1e-12;
+    assert!(near(rate("scale-adapt", &[]), 1e-4) && near(rate("scale-adapt", &["train.learning_rate=2e-3"]), 2e-4));
+    assert!(near(rate("scale-route", &[]), 3e-4) && near(rate("scale-route", &["train.learning_rate=2e-3"]), 6e-4));
+    assert_eq!(rate("scale-route", &["train.learning_rates.expansion_to_base=1e-5"]), 1e-5);
 }
 
 #[test]

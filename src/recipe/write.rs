@@ -57,7 +57,9 @@ fn method(method: &MethodConfig) -> Table {
         if let Some(layers) = method.preserved_layers {
             put(&mut table, "preserved_layers", layers);
         }
-        put(&mut table, "modules", &method.modules);
+        if let Some(modules) = &method.modules {
+            put(&mut table, "modules", modules);
+        }
     }
     table
 }

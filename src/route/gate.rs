@@ -199,15 +199,20 @@ impl Gate {
         Ok(path)
     }
 
+    /// Whether a file of one lies in `folder`; [`Self::load`] says whether it is whole.
+    pub fn is_in(folder: &Path) -> bool {
+        folder.join(FILE).exists()
+    }
+
     /// The gate in `folder`; `None` where there is none.
     ///
     /// # Errors
     /// [`Error::Io`], and [`Error::File`] for a file that holds no gate, or one with other inputs.
     pub fn load(folder: &Path) -> Result<Option<Self>> {
-        let path = folder.join(FILE);
-        if !path.exists() {
+        if !Self::is_in(folder) {
             return Ok(None);
         }
+        let path = folder.join(FILE);
         let text = read_limited_text(&path, MOST_BYTES, "gate")?;
         let hint = "`treering gate` trains another";
         let gate: Self = serde_json::from_str(&text).map_err(|error| Error::file(&path, format!("no gate: {error}\n  hint: {hint}")))?;

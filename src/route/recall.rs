@@ -239,15 +239,20 @@ impl Recall {
         Ok(path)
     }
 
+    /// Whether a file of one lies in `folder`; [`Self::load`] says whether it is whole.
+    pub fn is_in(folder: &Path) -> bool {
+        folder.join(FILE).exists()
+    }
+
     /// What lies in `folder`; `None` where nothing does.
     ///
     /// # Errors
     /// [`Error::Io`], and [`Error::File`] for a file that holds something else, or is damaged.
     pub fn load(folder: &Path) -> Result<Option<Self>> {
-        let path = folder.join(FILE);
-        if !path.exists() {
+        if !Self::is_in(folder) {
             return Ok(None);
         }
+        let path = folder.join(FILE);
         let bytes = read_limited(&path, MOST_BYTES, "recall")?;
         let found = Self::parse(&bytes);
         found.map(Some).map_err(|what| Error::file(&path, format!("{what}\n  hint: `treering recall` makes another")))

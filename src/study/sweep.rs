@@ -49,7 +49,7 @@ impl By {
 }
 
 impl Sweep {
-    /// Learning rates: of all blocks (`train.learning_rate`, of which W12 has a tenth unless the recipe gives it a rate), or of `blocks` alone.
+    /// Learning rates: of all blocks (`train.learning_rate`, of which W12 has its method's share unless the recipe gives it a rate), or of `blocks` alone.
     ///
     /// # Errors
     /// [`Error::Usage`] for a rate that is none, no rate at all, or an unknown block.

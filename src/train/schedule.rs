@@ -102,24 +102,16 @@ impl Schedule {
 /// Peak learning rates: one for all blocks, and exceptions by block.
 #[derive(Debug, Clone, PartialEq)]
 pub struct LearningRates {
-    /// The rate of every block that is not named below, and of W12 a tenth of it.
+    /// The rate of every block that is not named below. (A recipe names W12's, see `MethodKind::expansion_to_base_share`.)
     pub learning_rate: f64,
     /// Rates by block, absolute.
     pub by_block: BTreeMap<Block, f64>,
 }
 
 impl LearningRates {
-    /// What W12 learns at, as a share of `learning_rate`, unless a recipe says otherwise.
-    /// It alone changes the base stream, on which all else is built: at the full rate it flies apart.
-    pub const EXPANSION_TO_BASE_SHARE: f64 = 0.1;
-
     /// The peak rate of `block`.
     pub fn of(&self, block: Block) -> f64 {
-        match (self.by_block.get(&block), block) {
-            (Some(rate), _) => *rate,
-            (None, Block::ExpansionToBase) => self.learning_rate * Self::EXPANSION_TO_BASE_SHARE,
-            (None, _) => self.learning_rate,
-        }
+        self.by_block.get(&block).copied().unwrap_or(self.learning_rate)
     }
 }
 
@@ -196,14 +188,5 @@ mod tests {
         assert!(wsd(20).agrees_until(&wsd(40), 15));
         assert!(!wsd(20).agrees_until(&wsd(40), 17));
         assert!(!schedule(ScheduleKind::Cosine, 20, 0, None, 0.0).agrees_until(&schedule(ScheduleKind::Cosine, 40, 0, None, 0.0), 2));
-    }
-
-    #[test]
-    fn w12_learns_at_a_tenth_unless_told_otherwise() {
-        let mut rates = LearningRates { learning_rate: 1e-3, by_block: BTreeMap::new() };
-        assert_eq!(rates.of(Block::ExpansionToExpansion), 1e-3);
-        assert!((rates.of(Block::ExpansionToBase) - 1e-4).abs() < 1e-18);
-        rates.by_block.insert(Block::ExpansionToBase, 3e-4);
-        assert_eq!(rates.of(Block::ExpansionToBase), 3e-4);
     }
 }

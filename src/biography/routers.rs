@@ -52,7 +52,7 @@ impl RouterAnswers {
             .map_err(|error| Error::file(&path, format!("no answers of routers: {error}\n  hint: without the file they are asked anew")))?;
         let newest = RunFolder::checkpoints(run)?.pop();
         let fits = match newest {
-            Some((step, checkpoint)) => step == found.step && Gate::load(&checkpoint)?.is_some() && Recall::load(&checkpoint)?.is_some(),
+            Some((step, checkpoint)) => step == found.step && Gate::is_in(&checkpoint) && Recall::is_in(&checkpoint),
             None => false,
         };
         Ok(fits.then_some(found))
