@@ -21,6 +21,9 @@ const MAX_PENDING: usize = 16;
 const MAX_TOKENIZER_BYTES: u64 = 256 << 20;
 /// Larger than any `tokenizer_config.json`.
 const MAX_CONFIG_BYTES: u64 = 64 << 20;
+/// Tokens have numbers below it: writing a tokenizer takes memory for every number up to the largest, whether it is a token's or not.
+/// The largest vocabularies known have some 260,000.
+const MOST_TOKENS: u32 = 1 << 24;
 
 /// A tokenizer, with the tokens that begin and end a sequence.
 #[derive(Clone)]
@@ -79,13 +82,16 @@ impl Tokenizer {
     /// Takes a tokenizer as the crate `tokenizers` makes it. Truncation and padding are switched off: they would change texts silently.
     ///
     /// # Errors
-    /// [`Error::Usage`] where it has no tokens.
+    /// [`Error::Usage`] where it has no tokens, or one whose number is out of all proportion.
     pub fn new(mut inner: tokenizers::Tokenizer) -> Result<Self> {
         inner.with_truncation(None).map_err(|e| Error::usage(format_args!("is not a tokenizer: {e}")))?;
         inner.with_padding(None);
         let Some(largest) = inner.get_vocab(true).into_values().max() else {
             return Err(Error::usage("the tokenizer has no tokens"));
         };
+        if largest >= MOST_TOKENS {
+            return Err(Error::usage(format_args!("a token has the number {largest}; numbers are below {MOST_TOKENS}")));
+        }
         Ok(Self { inner, vocab_size: largest as usize + 1, bos_token_id: None, eos_token_id: None })
     }
 
@@ -263,5 +269,26 @@ impl StreamDecoder<'_> {
         // `before` may end in a character that was given up and is now whole: what both begin with counts as shown.
         let same: usize = before.chars().zip(all.chars()).take_while(|(a, b)| a == b).map(|(a, _)| a.len_utf8()).sum();
         Ok(all[same..].to_string())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_token_whose_number_is_out_of_all_proportion_is_refused() {
+        let json = |number: u64| {
+            format!(
+                r#"{{"version": "1.0", "added_tokens": [], "model": {{"type": "BPE", "vocab": {{"a": 0, "b": {number}}}, "merges": []}}}}"#
+            )
+        };
+        let tokenizer = Tokenizer::from_json(&json(9)).unwrap();
+        assert_eq!((tokenizer.vocab_size(), tokenizer.encode("ab").unwrap()), (10, vec![0, 9]));
+        // Found by fuzzing: writing such a tokenizer took memory for each number below.
+        for number in [1 << 24, 2_666_666_666] {
+            let error = Tokenizer::from_json(&json(number)).unwrap_err().to_string();
+            assert!(error.contains(&format!("the number {number}; numbers are below 16777216")), "{error}");
+        }
     }
 }
