@@ -65,6 +65,19 @@ fn scale_route_trains_as_scale_adapt_does_and_measures_its_routers_at_every_eval
 
     // Other routers may be measured on the way; what is trained must stay the same.
     succeeded(&world.train("scale-route", "route", &[&["--resume", "--set", "route.router=confidence"], &rate[..]].concat()));
+    // Where W12 is trained by default is one thing, whether a recipe or the command line is asked.
+    let flops = |arguments: &[&str]| world.json(&[&["plan", "--no-speed", "--json"], arguments].concat())["flops_per_token"].clone();
+    let bare = fs::read_to_string(world.path("scale-route.toml")).unwrap().replace("preserved_layers = 1\n", "");
+    fs::write(world.path("bare.toml"), bare.replace("modules = [\"attention\", \"ffn\"]\n", "")).unwrap();
+    let sizes = ["hidden_size", "num_attention_heads", "num_key_value_heads", "intermediate_size"].map(|key| {
+        let size = bare.lines().find_map(|line| line.strip_prefix(&format!("{key} = "))).unwrap();
+        format!("--{}={size}", key.replace('_', "-"))
+    });
+    let shape = ["base", "--method", "scale-route", "--dtype", "f32", "--batch-size", "2", "--sequence-length", "16"];
+    let asked = [&shape[..], &sizes.each_ref().map(String::as_str)].concat();
+    assert_eq!(flops(&asked), flops(&["bare.toml"]));
+    assert_ne!(flops(&asked), flops(&[&asked[..], &["--preserved-layers", "1"]].concat()));
+
     // The default, where nothing is said.
     world.recipe("scale-route", "");
     succeeded(&world.train("scale-route", "default", &["--set", "train.steps=2"]));

@@ -174,8 +174,9 @@ impl Protocol {
             (_, MethodKind::LlamaPro) => 2e-3,
             (_, _) => 3e-3,
         };
-        // The figures of docs/biography.md are of a tenth for every method.
-        let blocks = if trained.adapts() { format!("expansion_to_base = {:e}\n", learning_rate / 10.0) } else { String::new() };
+        // The figures of docs/biography.md are of a tenth for every method; Route's default is another.
+        let blocks =
+            if trained == MethodKind::ScaleRoute { format!("expansion_to_base = {:e}\n", learning_rate / 10.0) } else { String::new() };
         MethodSettings { kind: trained, method, blocks, learning_rate }
     }
 }

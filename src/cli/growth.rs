@@ -34,15 +34,14 @@ impl GrowthArgs {
     /// The growth asked for: Preserve unless a placement is given.
     pub fn growth(&self, config: &Config) -> Result<Growth> {
         let sizes = Sizes::complete(config, self.hidden_size, self.num_attention_heads, self.num_key_value_heads, self.intermediate_size);
-        let placement = if self.has_placement() { self.adapt(config) } else { Placement::preserve(config) };
+        let placement = if self.has_placement() { self.placed(Placement::adapt(config)) } else { Placement::preserve(config) };
         let growth = Growth { sizes, placement };
         growth.validate(config)?;
         Ok(growth)
     }
 
-    /// The placement asked for, completed with the defaults of Adapt.
-    pub fn adapt(&self, config: &Config) -> Placement {
-        let default = Placement::adapt(config);
+    /// The placement asked for, completed with those of a method.
+    pub fn placed(&self, default: Placement) -> Placement {
         let modules = if self.modules.is_empty() { default.modules } else { self.modules.clone() };
         Placement { preserved_layers: self.preserved_layers.unwrap_or(default.preserved_layers), modules }
     }

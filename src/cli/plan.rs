@@ -5,8 +5,8 @@ use std::path::{Path, PathBuf};
 use serde::Serialize;
 use treering::baseline::{Baseline, Freeze, LlamaPro, Lora, Method};
 use treering::checkpoint::Config;
+use treering::grow::Growth;
 use treering::grow::plan::{Plan, Request, Speed, Work, measure_gflops};
-use treering::grow::{Growth, Placement};
 use treering::hub;
 use treering::model::Precision;
 use treering::recipe::{MethodKind, Recipe};
@@ -144,15 +144,14 @@ fn from_model(args: &Args) -> Result<Given> {
                 "--method scale-preserve trains expansion_to_base nowhere: leave out --preserved-layers and --modules",
             ));
         }
-        (Some(MethodKind::ScalePreserve), None) => {
-            Method::Expansion(Growth { placement: Placement::preserve(&config), ..args.growth.growth(&config)? })
-        }
-        (Some(MethodKind::ScaleAdapt | MethodKind::ScaleRoute), None) => {
-            let growth = Growth { placement: args.growth.adapt(&config), ..args.growth.growth(&config)? };
-            growth.validate(&config)?;
+        (kind, None) => {
+            let mut growth = args.growth.growth(&config)?;
+            if let Some(default) = kind.and_then(|kind| kind.placement(&config)) {
+                growth.placement = args.growth.placed(default);
+                growth.validate(&config)?;
+            }
             Method::Expansion(growth)
         }
-        (_, None) => Method::Expansion(args.growth.growth(&config)?),
     };
     Foundation::check_method(&config, rings.len(), &method)?;
     Ok(Given {

@@ -120,21 +120,22 @@ impl MethodKind {
         matches!(self, Self::ScaleAdapt | Self::ScaleRoute)
     }
 
-    /// Where W12 is trained unless a recipe says otherwise; `None` where it is not trained at all.
+    /// Where W12 is trained unless told otherwise; `None` for methods that do not widen.
     pub fn placement(self, config: &Config) -> Option<Placement> {
         match self {
+            Self::ScalePreserve => Some(Placement::preserve(config)),
             Self::ScaleAdapt => Some(Placement::adapt(config)),
             Self::ScaleRoute => Some(Placement::route()),
             _ => None,
         }
     }
 
-    /// What W12 learns at unless a recipe says otherwise, as a share of `train.learning_rate`.
+    /// What W12 learns at unless a recipe says otherwise, where everything else learns at `learning_rate`.
     ///
     /// It alone changes the base stream, on which all else is built: at the full rate it flies apart. Where a router holds forgetting it need not be
     /// as timid as where the adaptation head alone speaks (docs/experiments.md).
-    pub fn expansion_to_base_share(self) -> f64 {
-        if self == Self::ScaleRoute { 0.3 } else { 0.1 }
+    pub fn expansion_to_base_rate(self, learning_rate: f64) -> f64 {
+        learning_rate * if self == Self::ScaleRoute { 0.3 } else { 0.1 }
     }
 
     /// Whether the model is widened.
@@ -321,16 +322,10 @@ impl Recipe {
     /// [`Error::Usage`] where the sizes do not fit the base, with sizes that would.
     pub fn growth(&self, config: &Config) -> Result<Option<Growth>> {
         let method = &self.method;
-        let placement = match method.kind {
-            MethodKind::Full | MethodKind::Freeze | MethodKind::Lora | MethodKind::LlamaPro => return Ok(None),
-            MethodKind::ScalePreserve => Placement::preserve(config),
-            MethodKind::ScaleAdapt | MethodKind::ScaleRoute => {
-                let default = method.kind.placement(config).unwrap_or_else(|| Placement::adapt(config));
-                Placement {
-                    preserved_layers: method.preserved_layers.unwrap_or(default.preserved_layers),
-                    modules: method.modules.clone().unwrap_or(default.modules),
-                }
-            }
+        let Some(default) = method.kind.placement(config) else { return Ok(None) };
+        let placement = Placement {
+            preserved_layers: method.preserved_layers.unwrap_or(default.preserved_layers),
+            modules: method.modules.clone().unwrap_or(default.modules),
         };
         let sizes =
             Sizes::complete(config, method.hidden_size, method.num_attention_heads, method.num_key_value_heads, method.intermediate_size);

@@ -274,7 +274,7 @@ fn read_train(mut section: Section, method: MethodKind) -> Result<TrainConfig> {
     let mut by_block = section.section("learning_rates")?.numbers(&Block::ALL.map(|block| (block.as_str(), block)), is_rate, RATE)?;
     check_blocks(method, by_block.keys())?;
     if method.adapts() {
-        by_block.entry(Block::ExpansionToBase).or_insert(learning_rate * method.expansion_to_base_share());
+        by_block.entry(Block::ExpansionToBase).or_insert(method.expansion_to_base_rate(learning_rate));
     }
     let [beta1, beta2] = section.pair("betas", |b| (0.0..1.0).contains(&b), "at least 0 and below 1")?.unwrap_or([0.9, 0.999]);
     let config = TrainConfig {

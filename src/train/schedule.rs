@@ -102,7 +102,7 @@ impl Schedule {
 /// Peak learning rates: one for all blocks, and exceptions by block.
 #[derive(Debug, Clone, PartialEq)]
 pub struct LearningRates {
-    /// The rate of every block that is not named below. (A recipe names W12's, see `MethodKind::expansion_to_base_share`.)
+    /// The rate of every block that is not named below. (A recipe names W12's, see `MethodKind::expansion_to_base_rate`.)
     pub learning_rate: f64,
     /// Rates by block, absolute.
     pub by_block: BTreeMap<Block, f64>,
