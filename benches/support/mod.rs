@@ -40,8 +40,9 @@ fn one_thread(precision: Precision, rounds: usize) -> f64 {
     {
         // SAFETY: `Isa::current` names only what this processor has.
         match (Isa::current(), precision) {
+            (Isa::Amx, Precision::Bf16) => return unsafe { x86::tiles_bf16(rounds) },
             (Isa::Avx512Bf16, Precision::Bf16) => return unsafe { x86::dot_bf16(rounds) },
-            (Isa::Avx512 | Isa::Avx512Bf16, _) => return unsafe { x86::fma_512(rounds) },
+            (Isa::Avx512 | Isa::Avx512Bf16 | Isa::Amx, _) => return unsafe { x86::fma_512(rounds) },
             (Isa::Avx2, _) => return unsafe { x86::fma_256(rounds) },
             (Isa::Portable, _) => {}
         }
@@ -89,6 +90,36 @@ mod x86 {
         }
         black_box(sums);
         (rounds * CHAINS * 16 * 2) as f64
+    }
+
+    /// Four chains of tiles, sixteen by sixteen by thirty-two; the processor must have the unit.
+    pub unsafe fn tiles_bf16(rounds: usize) -> f64 {
+        let mut shapes = [0u8; 64];
+        shapes[0] = 1;
+        for tile in 0..8 {
+            shapes[16 + 2 * tile] = 64;
+            shapes[48 + tile] = 16;
+        }
+        let mut left = rounds / 8;
+        // SAFETY: a valid configuration; nothing else is read or written, and the compiler keeps nothing in tiles.
+        unsafe {
+            std::arch::asm!(
+                "ldtilecfg [{shapes}]",
+                "2:",
+                "tdpbf16ps tmm0, tmm4, tmm6",
+                "tdpbf16ps tmm1, tmm4, tmm7",
+                "tdpbf16ps tmm2, tmm5, tmm6",
+                "tdpbf16ps tmm3, tmm5, tmm7",
+                "dec {left}",
+                "jnz 2b",
+                "tilerelease",
+                shapes = in(reg) shapes.as_ptr(),
+                left = inout(reg) left,
+                options(nostack, readonly)
+            );
+        }
+        black_box(left);
+        (rounds / 8 * 4 * 16 * 16 * 32 * 2) as f64
     }
 
     #[target_feature(enable = "avx512f,avx512bf16")]

@@ -24,7 +24,7 @@ pub fn round_to_bf16(x: &[f32], out: &mut [u16]) {
     let len = x.len().min(out.len());
     let (x, out) = (&x[..len], &mut out[..len]);
     #[cfg(target_arch = "x86_64")]
-    if Isa::current() == Isa::Avx512Bf16 {
+    if Isa::current() >= Isa::Avx512Bf16 {
         // SAFETY: the processor has the instructions, or this set would not be in use.
         return unsafe { native::round(x, out) };
     }
@@ -63,7 +63,7 @@ pub(super) fn round_rows_to_pairs(even: &[f32], odd: Option<&[f32]>, out: &mut [
     let len = even.len().min(odd.len()).min(out.len());
     let (even, odd, out) = (&even[..len], &odd[..len], &mut out[..len]);
     #[cfg(target_arch = "x86_64")]
-    if Isa::current() == Isa::Avx512Bf16 {
+    if Isa::current() >= Isa::Avx512Bf16 {
         // SAFETY: as in `round_to_bf16`.
         return unsafe { native::round_rows(even, odd, out) };
     }

@@ -4,13 +4,16 @@
 //! (and on whether the processor multiplies bf16 in pairs).
 //! So an element's bits depend on its row of `A`, its column of `B` and `k`, not on the other rows and columns, nor on the number of threads.
 
-use super::bf16::{from_bf16, round_rows_to_pairs, round_to_bf16, to_bf16};
 use super::count;
 use super::isa::Isa;
-use super::kernel::{Lhs, Sweep, TILE_ROWS, kernel, reads_pairs};
+use super::kernel::{Lhs, Sweep, TILE_ROWS, has_tiles, kernel, reads_pairs};
+use super::operands::{
+    Rounded, as_f32, as_u16, decode_pairs, decode_panel, decode_rows, gather_columns, gather_pairs, reserve, round_in_place, round_rows,
+    round_rows_in_f32,
+};
 use super::packed::{Line, Packed, interleave, pack_panel, panel_width};
+use super::tiles;
 use crate::model::Precision;
-use crate::simd_fn;
 use rayon::prelude::*;
 use std::borrow::Cow;
 use std::cell::RefCell;
@@ -75,82 +78,181 @@ pub enum Right<'a> {
     },
 }
 
-/// Longest block of `k`: a panel of it stays in the first-level cache.
-const MAX_DEPTH: usize = 160;
-/// The same where a panel holds pairs of bf16, half the bytes.
-const MAX_DEPTH_OF_PAIRS: usize = 288;
+/// How a product is carried out.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Way {
+    /// f32 by f32.
+    Values,
+    /// bf16 by bf16, pairs in vectors.
+    Pairs,
+    /// bf16 by bf16 in the tile unit.
+    Tiles,
+}
 
-/// The length of the blocks that `k` is cut into: even, and a function of `k` and the kind of panel only.
-fn block_depth(k: usize, pairs: bool) -> usize {
-    let most = if pairs { MAX_DEPTH_OF_PAIRS } else { MAX_DEPTH };
-    k.div_ceil(k.div_ceil(most).max(1)).next_multiple_of(2).max(2)
+impl Way {
+    fn of(isa: Isa, precision: Precision) -> Self {
+        match precision {
+            Precision::Bf16 if has_tiles(isa) => Self::Tiles,
+            Precision::Bf16 if reads_pairs(isa) => Self::Pairs,
+            _ => Self::Values,
+        }
+    }
+
+    /// The length of the blocks that `k` is cut into: a function of `k` and the way only. A panel of it stays in the first-level cache; that of tiles in the
+    /// second, which keeps up with them, and the fewer blocks the seldomer is the result read and written.
+    fn block_depth(self, k: usize) -> usize {
+        let (most, unit) = match self {
+            Self::Values => (160, 2),
+            Self::Pairs => (288, 2),
+            Self::Tiles => (640, 32),
+        };
+        k.div_ceil(k.div_ceil(most).max(1)).next_multiple_of(unit).max(unit)
+    }
+
+    /// Rows and columns of a block: rows such that `A`'s part stays in the second-level cache, columns so that no thread waits long
+    /// for the last one.
+    fn blocks(self, m: usize, n: usize, width: usize) -> (usize, usize) {
+        let (most, unit) = if self == Self::Tiles { (1024, tiles::ROWS) } else { (192, TILE_ROWS) };
+        let row_block = m.div_ceil(m.div_ceil(most)).next_multiple_of(unit);
+        let wanted = (8 * rayon::current_num_threads()).div_ceil(m.div_ceil(row_block)).max(n.div_ceil(768));
+        let column_block = n.div_ceil(wanted).next_multiple_of(width).max(width.max(64));
+        (row_block, column_block)
+    }
+}
+
+impl Right<'_> {
+    fn precision(&self) -> Precision {
+        match self {
+            Self::Packed(packed) => packed.precision(),
+            Self::F32(_, precision) => *precision,
+            Self::Bf16 { .. } => Precision::Bf16,
+        }
+    }
 }
 
 struct Target(*mut f32);
 // SAFETY: tasks write disjoint blocks.
 unsafe impl Sync for Target {}
 
+/// A product among those that are summed.
+#[derive(Clone, Copy)]
+pub struct Term<'a> {
+    /// The inner dimension.
+    pub k: usize,
+    /// `A [m, k]`.
+    pub left: Left<'a>,
+    /// `B [k, n]`.
+    pub right: Right<'a>,
+}
+
+impl Term<'_> {
+    /// Panics where an operand is shorter than the product needs (a defect in the caller).
+    fn check(&self, isa: Isa, m: usize, n: usize) {
+        let k = self.k;
+        match self.left {
+            Left::F32(view) => view.check(m, k),
+            Left::Bf16 { data, stride } => assert!(stride % 2 == 0 && k <= stride && m * stride <= data.len(), "bf16 operand too short"),
+        }
+        match self.right {
+            Right::Packed(packed) => {
+                assert!(packed.k() == k && packed.n() == n, "operand is [{}, {}], expected [{k}, {n}]", packed.k(), packed.n());
+                assert!(packed.isa() == isa, "operand laid out for {:?}, not for {isa:?}", packed.isa());
+            }
+            Right::F32(view, _) => view.check(k, n),
+            Right::Bf16 { data, stride } => assert!(n <= stride && (k - 1) * stride + n <= data.len(), "bf16 operand too short"),
+        }
+    }
+}
+
 /// `c[m, n] (+)= a[m, k] · b[k, n]`; `c` is row-major with `c_stride` values a row. Parallel over blocks of `c`.
 #[allow(clippy::too_many_arguments)] // the arguments every product has, in the order every library gives them
 pub fn gemm(m: usize, n: usize, k: usize, a: Left<'_>, b: Right<'_>, c: &mut [f32], c_stride: usize, accumulate: bool) {
+    gemm_sum(m, n, &[Term { k, left: a, right: b }], c, c_stride, accumulate);
+}
+
+/// `c[m, n] (+)= Σ aᵢ[m, kᵢ] · bᵢ[kᵢ, n]`, the bits of one [`gemm`] after the other: a block of `c` stays in the cache for all of them, where a product
+/// with a short `k` would mostly wait for it.
+pub fn gemm_sum(m: usize, n: usize, terms: &[Term<'_>], c: &mut [f32], c_stride: usize, accumulate: bool) {
     if m == 0 || n == 0 {
         return;
     }
-    assert!(n <= c_stride && (m - 1) * c_stride + n <= c.len(), "product of [{m}, {k}] and [{k}, {n}] exceeds its result");
-    if k == 0 {
+    assert!(n <= c_stride && (m - 1) * c_stride + n <= c.len(), "product of [{m}, _] and [_, {n}] exceeds its result");
+    let terms: Vec<&Term<'_>> = terms.iter().filter(|term| term.k > 0).collect();
+    let Some(first) = terms.first() else {
         if !accumulate {
             c.chunks_mut(c_stride).take(m).for_each(|row| row[..n].fill(0.0));
         }
         return;
-    }
-    count::product(m, n, k);
-    match a {
-        Left::F32(view) => view.check(m, k),
-        Left::Bf16 { data, stride } => assert!(stride % 2 == 0 && k <= stride && m * stride <= data.len(), "bf16 operand too short"),
-    }
-    let isa = Isa::current();
-    let width = panel_width(isa);
-    let (row_block, column_block) = blocks(m, n, width);
-    // Where one block holds all rows, each panel is read once: it is packed just before, in the cache. Else all are packed first.
-    let b = match b {
-        Right::Packed(packed) => Operand::Packed(Cow::Borrowed(packed)),
-        Right::F32(view, precision) => {
-            view.check(k, n);
-            if m > row_block { Operand::Packed(Cow::Owned(Packed::pack(view, k, n, precision))) } else { Operand::F32(view, precision) }
-        }
-        Right::Bf16 { data, stride } => {
-            assert!(n <= stride && (k - 1) * stride + n <= data.len(), "bf16 operand too short");
-            if m > row_block { Operand::Packed(Cow::Owned(Packed::pack_bf16(data, stride, k, n))) } else { Operand::Bf16 { data, stride } }
-        }
     };
-    if let Operand::Packed(packed) = &b {
-        assert!(packed.k() == k && packed.n() == n, "operand is [{}, {}], expected [{k}, {n}]", packed.k(), packed.n());
-        assert!(packed.isa() == isa, "operand laid out for {:?}, not for {isa:?}", packed.isa());
+    let isa = Isa::current();
+    let (width, way) = (panel_width(isa), Way::of(isa, first.right.precision()));
+    for term in &terms {
+        count::product(m, n, term.k);
+        assert!(term.right.precision() == first.right.precision(), "a sum of products in several precisions");
+        term.check(isa, m, n);
     }
+    let (row_block, column_block) = way.blocks(m, n, width);
+    // The tile unit reads rows of pairs where they lie, and is done with them sooner than they could be made for each block anew.
+    let rounded: Vec<Option<Rounded>> = terms
+        .iter()
+        .map(|term| match term.left {
+            Left::F32(view) if way == Way::Tiles => Some(Rounded::new(view, m, term.k)),
+            _ => None,
+        })
+        .collect();
+    let products: Vec<(usize, Left<'_>, Operand<'_>)> = terms
+        .iter()
+        .zip(&rounded)
+        .map(|(term, rounded)| {
+            let left = rounded.as_ref().map_or(term.left, Rounded::left);
+            // Where one block holds all rows, each panel is read once: it is packed just before, in the cache. Else all are packed first.
+            let right = match term.right {
+                Right::Packed(packed) => Operand::Packed(Cow::Borrowed(packed)),
+                Right::F32(view, precision) if m > row_block => Operand::Packed(Cow::Owned(Packed::pack(view, term.k, n, precision))),
+                Right::Bf16 { data, stride } if m > row_block => Operand::Packed(Cow::Owned(Packed::pack_bf16(data, stride, term.k, n))),
+                Right::F32(view, precision) => Operand::F32(view, precision),
+                Right::Bf16 { data, stride } => Operand::Bf16 { data, stride },
+            };
+            (term.k, left, right)
+        })
+        .collect();
     let (row_blocks, column_blocks) = (m.div_ceil(row_block), n.div_ceil(column_block));
     let target = Target(c.as_mut_ptr());
     let run = |task: usize| {
         let (i, j) = (task % row_blocks * row_block, task / row_blocks * column_block);
         let target = &target;
-        let block = Block { isa, a, b: &b, row: i, rows: row_block.min(m - i), column: j, columns: column_block.min(n - j), k };
-        // SAFETY: blocks are disjoint and inside `c`, checked above.
-        unsafe { block.run(target.0.add(i * c_stride + j), c_stride, accumulate) }
+        for (index, &(k, a, ref b)) in products.iter().enumerate() {
+            let block = Block { isa, a, b, row: i, rows: row_block.min(m - i), column: j, columns: column_block.min(n - j), k };
+            // SAFETY: blocks are disjoint and inside `c`, checked above.
+            unsafe { block.run(target.0.add(i * c_stride + j), c_stride, accumulate || index > 0) }
+        }
     };
     let tasks = row_blocks * column_blocks;
-    if tasks == 1 || m * n * k < 1 << 16 {
+    if tasks == 1 || m * n * terms.iter().map(|term| term.k).sum::<usize>() < 1 << 16 {
         (0..tasks).for_each(run);
     } else {
         (0..tasks).into_par_iter().with_max_len(1).for_each(run);
     }
 }
 
-/// Rows and columns of a block: rows such that `A`'s part stays in the second-level cache, columns so that no thread waits long
-/// for the last one.
-fn blocks(m: usize, n: usize, width: usize) -> (usize, usize) {
-    let row_block = m.div_ceil(m.div_ceil(192)).next_multiple_of(TILE_ROWS);
-    let wanted = (8 * rayon::current_num_threads()).div_ceil(m.div_ceil(row_block)).max(n.div_ceil(768));
-    let column_block = n.div_ceil(wanted).next_multiple_of(width).max(width.max(64));
-    (row_block, column_block)
+/// A left operand that several products read: where the tile unit would round it for each, it is rounded once.
+pub struct Shared<'a> {
+    view: View<'a>,
+    rounded: Option<Rounded>,
+}
+
+impl<'a> Shared<'a> {
+    /// The view `[m, k]`, for products in a precision.
+    pub fn new(view: View<'a>, m: usize, k: usize, precision: Precision) -> Self {
+        view.check(m, k);
+        let tiles = Way::of(Isa::current(), precision) == Way::Tiles && m > 0 && k > 0;
+        Self { view, rounded: tiles.then(|| Rounded::new(view, m, k)) }
+    }
+
+    /// The operand.
+    pub fn left(&self) -> Left<'_> {
+        self.rounded.as_ref().map_or(Left::F32(self.view), Rounded::left)
+    }
 }
 
 thread_local! {
@@ -161,28 +263,6 @@ thread_local! {
 struct Scratch {
     a: Vec<Line>,
     b: Vec<Line>,
-}
-
-/// The first `words` words of some lines, which grow to hold them.
-fn reserve(lines: &mut Vec<Line>, words: usize) -> &mut [u32] {
-    let count = words.div_ceil(16);
-    if lines.len() < count {
-        lines.resize(count, Line([0; 16]));
-    }
-    // SAFETY: a `Line` is sixteen u32 without padding.
-    unsafe { std::slice::from_raw_parts_mut(lines.as_mut_ptr().cast(), words) }
-}
-
-/// Words as the f32 they hold.
-fn as_f32(words: &mut [u32]) -> &mut [f32] {
-    // SAFETY: same size and alignment, and every bit pattern is a value of either.
-    unsafe { std::slice::from_raw_parts_mut(words.as_mut_ptr().cast(), words.len()) }
-}
-
-/// Words as the two bf16 each holds.
-fn as_u16(words: &mut [u32]) -> &mut [u16] {
-    // SAFETY: half the size, a coarser alignment, and every bit pattern is a value of either.
-    unsafe { std::slice::from_raw_parts_mut(words.as_mut_ptr().cast(), 2 * words.len()) }
 }
 
 /// The right operand as the blocks read it.
@@ -254,7 +334,7 @@ impl Block<'_> {
     /// # Safety
     /// `c` has `rows` rows of `columns` values, `c_stride` apart, that nobody else uses meanwhile.
     unsafe fn run(&self, c: *mut f32, c_stride: usize, accumulate: bool) {
-        let (width, longest, sweep) = (panel_width(self.isa), block_depth(self.k, self.in_pairs()), kernel(self.isa));
+        let (width, longest, sweep) = (panel_width(self.isa), Way::of(self.isa, self.b.precision()).block_depth(self.k), kernel(self.isa));
         SCRATCH.with_borrow_mut(|scratch| {
             for start in (0..self.k).step_by(longest) {
                 let values = longest.min(self.k - start);
@@ -319,104 +399,6 @@ impl Block<'_> {
                 Lhs::TurnedF32 { data: out.as_ptr().cast(), stride: rows }
             }
         }
-    }
-}
-
-simd_fn! {
-    /// Rows of bf16 to f32.
-    fn decode_rows(data: &[u16], stride: usize, first: usize, start: usize, depth: usize, out: &mut [f32]) {
-        for (r, line) in out.chunks_exact_mut(depth).enumerate() {
-            let source = &data[(first + r) * stride + start..][..depth];
-            for (o, &v) in line.iter_mut().zip(source) {
-                *o = from_bf16(v);
-            }
-        }
-    }
-}
-
-simd_fn! {
-    /// Rows of a view, rounded to bf16 but kept as f32.
-    fn round_rows_in_f32(view: View<'_>, first: usize, start: usize, depth: usize, out: &mut [f32]) {
-        for (r, line) in out.chunks_exact_mut(depth).enumerate() {
-            let source = &view.data[(first + r) * view.row_stride + start..][..depth];
-            for (o, &v) in line.iter_mut().zip(source) {
-                *o = from_bf16(to_bf16(v));
-            }
-        }
-    }
-}
-
-simd_fn! {
-    /// Rounds to bf16, kept as f32.
-    fn round_in_place(x: &mut [f32]) {
-        for v in x {
-            *v = from_bf16(to_bf16(*v));
-        }
-    }
-}
-
-simd_fn! {
-    /// Pairs `[depth][width]` to f32 `[2 * depth][width]`.
-    fn decode_pairs(pairs: &[u32], out: &mut [f32], width: usize) {
-        for (line, out) in pairs.chunks_exact(width).zip(out.chunks_exact_mut(2 * width)) {
-            let (even, odd) = out.split_at_mut(width);
-            for j in 0..width {
-                even[j] = f32::from_bits(line[j] << 16);
-                odd[j] = f32::from_bits(line[j] & 0xffff_0000);
-            }
-        }
-    }
-}
-
-simd_fn! {
-    /// Rows of bf16 to a panel of f32; the columns beyond are zero.
-    fn decode_panel(data: &[u16], stride: usize, first: usize, columns: usize, width: usize, panel: &mut [f32]) {
-        for (r, line) in panel.chunks_exact_mut(width).enumerate() {
-            let (line, rest) = line.split_at_mut(columns);
-            for (o, &v) in line.iter_mut().zip(&data[r * stride + first..][..columns]) {
-                *o = from_bf16(v);
-            }
-            rest.fill(0.0);
-        }
-    }
-}
-
-simd_fn! {
-    /// `out[p][r] = view(first + r, start + p)`, `rows` a line: rows of what the view transposes.
-    fn gather_columns(view: View<'_>, first: usize, rows: usize, start: usize, out: &mut [f32]) {
-        for (p, line) in out.chunks_exact_mut(rows).enumerate() {
-            let source = &view.data[(start + p) * view.col_stride + first * view.row_stride..];
-            if view.row_stride == 1 {
-                line.copy_from_slice(&source[..rows]);
-            } else {
-                line.iter_mut().zip(source.iter().step_by(view.row_stride)).for_each(|(o, &v)| *o = v);
-            }
-        }
-    }
-}
-
-/// [`gather_columns`] rounded to bf16, two columns in a line of pairs; an odd depth is filled up with a zero.
-fn gather_pairs(view: View<'_>, first: usize, rows: usize, start: usize, depth: usize, out: &mut [u32]) {
-    let column = |p: usize| (p < depth).then(|| &view.data[(start + p) * view.col_stride + first * view.row_stride..]);
-    for (q, line) in out.chunks_exact_mut(rows).enumerate() {
-        let (even, odd) = (column(2 * q).unwrap_or_default(), column(2 * q + 1));
-        if view.row_stride == 1 {
-            round_rows_to_pairs(&even[..rows], odd.map(|odd| &odd[..rows]), line);
-            continue;
-        }
-        for (r, o) in line.iter_mut().enumerate() {
-            let value = |column: &[f32]| u32::from(to_bf16(column[r * view.row_stride]));
-            *o = value(even) | (odd.map_or(0, value) << 16);
-        }
-    }
-}
-
-/// Rows of a view, rounded to bf16, a row every `stride` values; an odd depth is filled up with a zero.
-fn round_rows(view: View<'_>, first: usize, start: usize, depth: usize, out: &mut [u16], stride: usize) {
-    for (r, line) in out.chunks_exact_mut(stride).enumerate() {
-        let (line, rest) = line.split_at_mut(depth);
-        round_to_bf16(&view.data[(first + r) * view.row_stride + start..][..depth], line);
-        rest.fill(0);
     }
 }
 

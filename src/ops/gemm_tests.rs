@@ -1,7 +1,9 @@
+use super::super::bf16::{from_bf16, round_to_bf16, to_bf16};
 use super::super::isa::Isa;
 use super::super::kernel::sweep_portable_wide;
 use super::super::packed::pack_panel;
 use super::super::reference::each_isa;
+use super::super::tiles::tests::Plain;
 use super::*;
 
 fn values(n: usize, seed: u64) -> Vec<f32> {
@@ -106,6 +108,34 @@ fn bits_do_not_depend_on_other_rows_columns_or_threads() {
 }
 
 #[test]
+fn a_sum_of_products_has_the_bits_of_one_product_after_the_other() {
+    each_isa(|isa| {
+        for (m, n, ks) in [(7, 65, vec![33, 0, 40]), (200, 130, vec![640, 64]), (1100, 70, vec![64, 9, 100])] {
+            for precision in [Precision::F32, Precision::Bf16] {
+                let start = values(m * n, 3);
+                let operands: Vec<_> = ks.iter().map(|&k| (k, values(k * m, 1 + k as u64), values(k * n, 2 + k as u64))).collect();
+                let shared: Vec<_> =
+                    operands.iter().map(|(k, a, _)| Shared::new(View::rows(a, m).t(), if *k > 0 { m } else { 0 }, *k, precision)).collect();
+                for accumulate in [false, true] {
+                    let (mut one_by_one, mut sum) = (start.clone(), start.clone());
+                    for (i, (k, a, b)) in operands.iter().enumerate() {
+                        let (left, right) = (Left::F32(View::rows(a, m).t()), Right::F32(View::rows(b, n), precision));
+                        gemm(m, n, *k, left, right, &mut one_by_one, n, accumulate || i > 0);
+                    }
+                    let terms: Vec<_> = operands
+                        .iter()
+                        .zip(&shared)
+                        .map(|((k, _, b), a)| Term { k: *k, left: a.left(), right: Right::F32(View::rows(b, n), precision) })
+                        .collect();
+                    gemm_sum(m, n, &terms, &mut sum, n, accumulate);
+                    assert!(one_by_one == sum, "{isa:?}, {precision:?}: [{m}, {n}], {ks:?}, accumulate {accumulate}");
+                }
+            }
+        }
+    });
+}
+
+#[test]
 fn packed_columns_are_the_weight_rows() {
     let (rows, columns) = (37, 19);
     let w = values(rows * columns, 6);
@@ -150,6 +180,37 @@ fn wide_tiles_index_their_operands_like_the_narrow_ones() {
     unsafe { sweep_portable_wide(&sweep) };
     let expected = reference(m, n, k, &rounded(&a, Precision::Bf16), &rounded(&b, Precision::Bf16), &vec![0.0; m * n]);
     assert!(c.iter().zip(&expected).all(|(o, e)| (f64::from(*o) - e).abs() < 1e-5));
+}
+
+/// What is asked of the tile unit, without one: whole and single tiles of rows, whole and partial ones of columns and of `k`.
+#[test]
+fn tiles_index_their_operands_like_vectors() {
+    for (m, n, pairs) in [(1, 1, 1), (16, 32, 16), (17, 33, 17), (32, 64, 32), (77, 50, 55), (40, 64, 7)] {
+        let (a, b, start) = (values(m * 2 * pairs, 8), values(2 * pairs * n, 9), values(m * (n + 3), 10));
+        let mut bits = vec![0u16; m * 2 * pairs];
+        round_to_bf16(&a, &mut bits);
+        let words: Vec<u32> = bits.chunks(2).map(|p| u32::from(p[0]) | (u32::from(p[1]) << 16)).collect();
+        let mut panel = vec![0u32; 64 * pairs];
+        pack_panel(View::rows(&b, n), 0, n, 2 * pairs, 64, Precision::Bf16, &mut panel);
+        let product = reference(m, n, 2 * pairs, &rounded(&a, Precision::Bf16), &rounded(&b, Precision::Bf16), &vec![0.0; m * n]);
+        for accumulate in [false, true] {
+            let mut c = start.clone();
+            let lhs = Lhs::Pairs { data: words.as_ptr(), stride: pairs };
+            let sweep =
+                Sweep { lhs, rows: m, depth: pairs, panel: panel.as_ptr(), c: c.as_mut_ptr(), c_stride: n + 3, columns: n, accumulate };
+            // SAFETY: all operands live and have the sizes named.
+            unsafe { tiles::sweep::<Plain>(&sweep, words.as_ptr(), pairs) };
+            for (i, (&found, &before)) in c.iter().zip(&start).enumerate() {
+                let (row, column) = (i / (n + 3), i % (n + 3));
+                if column >= n {
+                    assert_eq!(found, before, "[{m}, {n}, {pairs}]: beyond the columns of row {row}");
+                } else {
+                    let want = product[row * n + column] + if accumulate { f64::from(before) } else { 0.0 };
+                    assert!((f64::from(found) - want).abs() < 2e-5, "[{m}, {n}, {pairs}] at {row}, {column}: {found}, {want}");
+                }
+            }
+        }
+    }
 }
 
 /// Processor seconds of this process, all threads: what a shared machine leaves comparable.

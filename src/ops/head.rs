@@ -1,13 +1,14 @@
 //! The output head fused with the cross-entropy: logits exist only for a few rows at a time.
 
 use super::contrast::{self, Contrast};
-use super::gemm::{Left, Right, View, gemm};
+use super::gemm::{Left, Right, Shared, Term, View, gemm, gemm_sum};
 use super::packed::Packed;
 use super::tape::{Tape, Var, Weight, left};
 use super::tensor::Tensor;
 use super::{cosine, loss};
 use crate::model::{Gradients, Precision};
 use std::borrow::Cow;
+use std::cell::LazyCell;
 
 /// Rows of logits that exist at once: as many as one block of a product takes, so that the head's weight is decoded once for them. Where
 /// the head is trained, each chunk also reads and writes its whole gradient of `trained` columns, so wide ones get longer chunks.
@@ -110,19 +111,21 @@ impl<'m> Tape<'m> {
             self.logits(head, &weights, first, &mut logits, false);
             let (nll, correct) = (&mut scores.nll[range.clone()], &mut scores.correct[range.clone()]);
             loss::cross_entropy_gradient(logits.data_mut(), vocab, &targets[range], scale, nll, correct);
+            // Not a bf16 copy as for other inputs: of logits it would be large, and often it is read once.
+            let gradient = LazyCell::new(|| Shared::new(logits.view(), rows, vocab, self.precision));
+            let turned = LazyCell::new(|| Shared::new(logits.view().t(), vocab, rows, self.precision));
             for (((x, w), seed), back) in head.products.iter().zip(&mut seeds).zip(&transposed) {
                 let width = x.value.cols();
                 if let (Some(seed), Some(back)) = (seed, back) {
-                    // Not a bf16 copy as for other inputs: of logits it would be large, and it would be read once.
                     let dx = &mut seed.data_mut()[first * width..][..rows * width];
-                    gemm(rows, width, vocab, Left::F32(logits.view()), Right::Packed(back), dx, width, false);
+                    gemm(rows, width, vocab, gradient.left(), Right::Packed(back), dx, width, false);
                 }
                 if let Weight::Trained(index) = w {
                     let hidden = match rows_from(&x.value, first, self.precision) {
                         Left::F32(view) => Right::F32(view, self.precision),
                         Left::Bf16 { data, stride } => Right::Bf16 { data, stride },
                     };
-                    gemm(vocab, width, rows, Left::F32(logits.view().t()), hidden, &mut gradients.values[*index], width, true);
+                    gemm(vocab, width, rows, turned.left(), hidden, &mut gradients.values[*index], width, true);
                 }
             }
         }
@@ -188,9 +191,12 @@ impl<'m> Tape<'m> {
 
     fn logits(&self, head: &Head<'_, 'm>, weights: &[Cow<'m, Packed>], first: usize, logits: &mut Tensor, accumulate: bool) {
         let (rows, vocab) = (logits.rows(), logits.cols());
-        for (i, ((x, _), w)) in head.products.iter().zip(weights).enumerate() {
-            let a = rows_from(&x.value, first, self.precision);
-            gemm(rows, vocab, x.value.cols(), a, Right::Packed(w), logits.data_mut(), vocab, accumulate || i > 0);
-        }
+        let terms: Vec<Term<'_>> = head
+            .products
+            .iter()
+            .zip(weights)
+            .map(|((x, _), w)| Term { k: x.value.cols(), left: rows_from(&x.value, first, self.precision), right: Right::Packed(w) })
+            .collect();
+        gemm_sum(rows, vocab, &terms, logits.data_mut(), vocab, accumulate);
     }
 }

@@ -15,11 +15,13 @@ pub enum Isa {
     Avx512,
     /// AVX-512 with bf16 dot products.
     Avx512Bf16,
+    /// The tile unit (AMX) with bf16, beside AVX-512 with bf16.
+    Amx,
 }
 
 impl Isa {
     /// Everything, poorest first.
-    pub const ALL: [Self; 4] = [Self::Portable, Self::Avx2, Self::Avx512, Self::Avx512Bf16];
+    pub const ALL: [Self; 5] = [Self::Portable, Self::Avx2, Self::Avx512, Self::Avx512Bf16, Self::Amx];
 
     /// Whether this processor can run it.
     pub fn is_available(self) -> bool {
@@ -36,6 +38,7 @@ impl Isa {
                 Self::Avx2 => avx2,
                 Self::Avx512 => avx512,
                 Self::Avx512Bf16 => avx512 && is_x86_feature_detected!("avx512bf16"),
+                Self::Amx => avx512 && is_x86_feature_detected!("avx512bf16") && has_tiles(),
             }
         }
         #[cfg(not(target_arch = "x86_64"))]
@@ -44,7 +47,7 @@ impl Isa {
         }
     }
 
-    /// Whether it is worth running where it is available. Intel's `vdpbf16ps` starts every second cycle, so without the tile unit it
+    /// Whether it is worth running where it is the best there is. Intel's `vdpbf16ps` starts every second cycle, so without the tile unit it
     /// reaches half of what two f32 multiply-adds a cycle do; there bf16 products are decoded to f32. AMD's reaches twice its f32.
     fn is_worthwhile(self) -> bool {
         #[cfg(target_arch = "x86_64")]
@@ -82,7 +85,31 @@ impl Isa {
     }
 }
 
-static LIMIT: AtomicU8 = AtomicU8::new(Isa::Avx512Bf16 as u8);
+static LIMIT: AtomicU8 = AtomicU8::new(Isa::Amx as u8);
+
+/// Whether the processor has a tile unit that multiplies bf16, and the system lets this process use it: Linux gives its 8 KiB of registers only to
+/// who asks, once for all threads.
+#[cfg(target_arch = "x86_64")]
+fn has_tiles() -> bool {
+    static GRANTED: OnceLock<bool> = OnceLock::new();
+    *GRANTED.get_or_init(|| {
+        const BF16: u32 = 1 << 22;
+        const TILE: u32 = 1 << 24;
+        if std::arch::x86_64::__cpuid(0).eax < 7 || std::arch::x86_64::__cpuid_count(7, 0).edx & (BF16 | TILE) != BF16 | TILE {
+            return false;
+        }
+        #[cfg(target_os = "linux")]
+        {
+            // From the kernel's `asm/prctl.h`: ask for a component of the extended state, here number 18, tile data.
+            const ARCH_REQ_XCOMP_PERM: libc::c_ulong = 0x1023;
+            const XFEATURE_XTILEDATA: libc::c_ulong = 18;
+            // SAFETY: the call takes two numbers and changes nothing but what this process may use.
+            unsafe { libc::syscall(libc::SYS_arch_prctl, ARCH_REQ_XCOMP_PERM, XFEATURE_XTILEDATA) == 0 }
+        }
+        #[cfg(not(target_os = "linux"))]
+        false
+    })
+}
 
 /// Whether the processor calls itself Intel's.
 #[cfg(target_arch = "x86_64")]
@@ -115,7 +142,7 @@ macro_rules! simd_fn {
                 fn avx512($($arg: $ty),*) $(-> $ret)? { portable($($arg),*) }
                 match $crate::ops::isa::Isa::current() {
                     // SAFETY: `current` returns only what this processor has.
-                    $crate::ops::isa::Isa::Avx512 | $crate::ops::isa::Isa::Avx512Bf16 => return unsafe { avx512($($arg),*) },
+                    $crate::ops::isa::Isa::Avx512 | $crate::ops::isa::Isa::Avx512Bf16 | $crate::ops::isa::Isa::Amx => return unsafe { avx512($($arg),*) },
                     $crate::ops::isa::Isa::Avx2 => return unsafe { avx2($($arg),*) },
                     $crate::ops::isa::Isa::Portable => {}
                 }

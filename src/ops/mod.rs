@@ -17,6 +17,7 @@ pub mod lora;
 pub mod loss;
 pub mod math;
 pub mod norm;
+mod operands;
 pub mod packed;
 pub mod pool;
 pub mod recorded;
@@ -25,6 +26,7 @@ pub(crate) mod reference;
 pub mod rope;
 pub mod tape;
 pub mod tensor;
+mod tiles;
 mod transpose;
 
 /// Runs `work` on a thread of the pool rather than beside it: then each of its operations shares its tasks out from where it stands,

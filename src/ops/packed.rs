@@ -1,8 +1,8 @@
 //! Matrices laid out for the product kernels. A frozen weight is packed once for the whole run, so its packing costs nothing.
 //!
 //! The right operand `B [k, n]` of a product is cut into panels of [`panel_width`] columns. f32: `[panel][k][column]`;
-//! bf16: `[panel][k / 2][column]` of `u32`, the even row's bits low and the odd row's high, which is what `vdpbf16ps` eats and what two
-//! shifts turn into f32 where that instruction is missing.
+//! bf16: `[panel][k / 2][column]` of `u32`, the even row's bits low and the odd row's high, which is what `vdpbf16ps` and the
+//! tile unit eat and what two shifts turn into f32 where neither is there.
 
 use super::bf16::{round_pairs, round_rows_to_pairs, to_bf16};
 use super::gemm::View;
@@ -22,7 +22,7 @@ pub struct Line(pub [u32; 16]);
 pub fn panel_width(isa: Isa) -> usize {
     match isa {
         Isa::Portable | Isa::Avx2 => 16,
-        Isa::Avx512 | Isa::Avx512Bf16 => 64,
+        Isa::Avx512 | Isa::Avx512Bf16 | Isa::Amx => 64,
     }
 }
 

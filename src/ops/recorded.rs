@@ -1,12 +1,13 @@
 //! The fused operations as the model calls them: forward now, backward on the tape.
 
 use super::attention::{self, Saved, Segment, Sequences, Shape};
-use super::gemm::{Left, Right, View, gemm};
+use super::gemm::{Right, Shared, Term, View, gemm, gemm_sum};
 use super::packed::Packed;
 use super::rope::RopeTable;
 use super::tape::{Tape, Var, Vector, Weight, left};
 use super::tensor::Tensor;
 use super::{activation, elementwise, embedding, norm};
+use std::cell::LazyCell;
 use std::sync::Arc;
 
 /// The part of an input that attention and positions see: shared by all layers of a pass.
@@ -111,10 +112,9 @@ impl<'m> Tape<'m> {
             Some(residual) => Tensor::copy_of(&residual.value),
             None => Tensor::scratch(rows, cols),
         };
-        for (i, (x, w)) in products.iter().enumerate() {
-            let accumulate = i > 0 || residual.is_some();
-            gemm(rows, cols, x.value.cols(), left(&x.value, self.precision), self.right(w), out.data_mut(), cols, accumulate);
-        }
+        let terms: Vec<Term<'_>> =
+            products.iter().map(|&(x, w)| Term { k: x.value.cols(), left: left(&x.value, self.precision), right: self.right(w) }).collect();
+        gemm_sum(rows, cols, &terms, out.data_mut(), cols, residual.is_some());
         if let Some(bias) = bias {
             elementwise::add_bias(out.data_mut(), self.vector(bias));
         }
@@ -136,6 +136,7 @@ impl<'m> Tape<'m> {
         self.push(out, |node| {
             Box::new(move |sink| {
                 let Some(dy) = sink.take(node) else { return };
+                let turned = LazyCell::new(|| Shared::new(dy.view().t(), cols, rows, precision));
                 for (input, width, weight, saved) in saved {
                     if let Some(input) = input {
                         sink.write(input, rows, width, |dx, accumulate| {
@@ -156,9 +157,10 @@ impl<'m> Tape<'m> {
                         });
                     }
                     if let (Weight::Trained(index), Some(saved)) = (weight, saved) {
-                        gemm(cols, width, rows, Left::F32(dy.view().t()), saved.right(), sink.parameter(*index), width, true);
+                        gemm(cols, width, rows, turned.left(), saved.right(), sink.parameter(*index), width, true);
                     }
                 }
+                drop(turned);
                 if let Some(index) = trained_bias {
                     elementwise::bias_gradient(dy.data(), sink.parameter(index));
                 }

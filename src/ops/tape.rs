@@ -66,7 +66,7 @@ impl Saved {
     pub(super) fn right(&self) -> Right<'_> {
         match self {
             Self::F32(x) => Right::F32(x.view(), Precision::F32),
-            Self::Bf16(x) => Right::Bf16 { data: x.data(), stride: x.stride() },
+            Self::Bf16(x) => Right::Packed(x.packed()),
         }
     }
 }

@@ -3,6 +3,7 @@
 use super::bf16::round_to_bf16;
 use super::gemm::{Left, View};
 use super::math::TASK_ELEMENTS;
+use super::packed::Packed;
 use super::pool::Pool;
 use rayon::prelude::*;
 use std::sync::{Arc, OnceLock};
@@ -27,14 +28,22 @@ pub struct Tensor {
 /// A matrix rounded to bf16, rows padded to an even length with zeros.
 #[derive(Debug)]
 pub struct Bf16 {
+    rows: usize,
+    cols: usize,
     stride: usize,
     data: Vec<u16>,
+    packed: OnceLock<Packed>,
 }
 
 impl Bf16 {
     /// The matrix as a left operand.
     pub fn left(&self) -> Left<'_> {
         Left::Bf16 { data: &self.data, stride: self.stride }
+    }
+
+    /// The matrix as a right operand, packed once for all weights that read it.
+    pub fn packed(&self) -> &Packed {
+        self.packed.get_or_init(|| Packed::pack_bf16(&self.data, self.stride, self.rows, self.cols))
     }
 
     /// The values, [`Bf16::stride`] a row.
@@ -110,7 +119,7 @@ impl Tensor {
                     o[self.cols] = 0;
                 });
             }
-            Arc::new(Bf16 { stride, data })
+            Arc::new(Bf16 { rows: self.rows, cols: self.cols, stride, data, packed: OnceLock::new() })
         })
     }
 }
