@@ -10,6 +10,7 @@ use std::sync::atomic::AtomicU64;
 
 use sha2::{Digest, Sha256};
 use treering::checkpoint::{BaseCheckpoint, Config};
+use treering::data::biography::dataset::{DATASET_FILE, Dataset};
 use treering::data::{CorpusConfig, Encode, Format, Split, TokenCache, reader};
 use treering::eval::suite::{Selection, Suite};
 use treering::grow::{file as expansion_file, layout};
@@ -184,6 +185,18 @@ pub fn recipe(data: &[u8]) {
 pub fn study(data: &[u8]) {
     if let Ok(text) = std::str::from_utf8(data) {
         let _ = study::Study::parse(text, "fuzzed", None);
+    }
+}
+
+/// What a data set of biographies says about itself; what is read is written back to the same.
+pub fn dataset(data: &[u8]) {
+    let inner = folder().join("dataset");
+    let _ = fs::create_dir_all(&inner);
+    let path = inner.join(DATASET_FILE);
+    fs::write(&path, data).expect("room");
+    if let Ok(found) = Dataset::open(&inner) {
+        fs::write(&path, serde_json::to_vec(&found).expect("numbers and text")).expect("room");
+        assert_eq!(Dataset::open(&inner).ok(), Some(found));
     }
 }
 

@@ -23,12 +23,26 @@ fn wait_for_checkpoint(world: &World, out: &str) {
 
 const LONG: [&str; 4] = ["--set", "train.steps=100000", "--set", "eval.at_start=false"];
 
+/// What a program does when its terminal goes, as it is told before it starts.
+fn on_hang_up(command: &mut Command, action: libc::sighandler_t) {
+    // SAFETY: `signal` may be called between fork and exec.
+    unsafe {
+        command.pre_exec(move || {
+            libc::signal(libc::SIGHUP, action);
+            Ok(())
+        });
+    }
+}
+
 #[test]
 fn a_terminal_that_is_closed_stops_a_run_with_everything_saved() {
     let world = World::new();
     world.recipe("scale-preserve", "");
     let mut command = world.command(&[&["train", "scale-preserve.toml", "--out", "run"], &LONG[..]].concat());
-    let child = command.stderr(Stdio::piped()).spawn().unwrap();
+    command.stderr(Stdio::piped());
+    // Also where the tests themselves were started with `nohup`.
+    on_hang_up(&mut command, libc::SIG_DFL);
+    let child = command.spawn().unwrap();
     wait_for_checkpoint(&world, "run");
     signal(&child, "-HUP");
     assert!(failed(&child.wait_with_output().unwrap(), 130).contains("--resume goes on"));
@@ -41,13 +55,7 @@ fn a_run_that_was_told_to_outlive_its_terminal_does() {
     let mut command = world.command(&[&["train", "scale-preserve.toml", "--out", "run"], &LONG[..]].concat());
     command.stderr(Stdio::piped());
     // As `nohup` does before it starts a program.
-    // SAFETY: `signal` may be called between fork and exec.
-    unsafe {
-        command.pre_exec(|| {
-            libc::signal(libc::SIGHUP, libc::SIG_IGN);
-            Ok(())
-        });
-    }
+    on_hang_up(&mut command, libc::SIG_IGN);
     let child = command.spawn().unwrap();
     wait_for_checkpoint(&world, "run");
     signal(&child, "-HUP");
