@@ -10,7 +10,7 @@ use super::stage::Stage;
 use crate::checkpoint::Config;
 use crate::error::Result;
 use crate::grow::Growth;
-use crate::grow::plan::{EFFICIENCY, Plan, Request};
+use crate::grow::plan::{Plan, Products, Request};
 use crate::recipe::{MethodKind, Recipe};
 use crate::tokenizer::Tokenizer;
 use crate::train::foundation::Foundation;
@@ -41,11 +41,11 @@ pub struct StagePlan {
     pub seconds: Option<f64>,
 }
 
-/// Plans every stage of `methods` and `tasks` tasks. `gflops` is the measured speed of matrix products, in 10⁹ operations a second.
+/// Plans every stage of `methods` and `tasks` tasks. `products` is what matrix products reach on the machine.
 ///
 /// # Errors
 /// [`crate::Error::Usage`] where there are too few people, a change names a wrong key, or sizes do not fit.
-pub fn plan(setup: &Setup, methods: &[MethodKind], tasks: u64, set: &[String], gflops: Option<f64>) -> Result<Vec<StagePlan>> {
+pub fn plan(setup: &Setup, methods: &[MethodKind], tasks: u64, set: &[String], products: Option<Products>) -> Result<Vec<StagePlan>> {
     let protocol = setup.protocol(tasks)?;
     let mut config = protocol.config.clone();
     if let Some(path) = &setup.tokenizer {
@@ -94,7 +94,7 @@ pub fn plan(setup: &Setup, methods: &[MethodKind], tasks: u64, set: &[String], g
             peak_memory_bytes: plan.memory_bytes.peak,
             training_flops,
             asking_flops,
-            seconds: gflops.map(|gflops| (training_flops + asking_flops) / (gflops * 1e9 * EFFICIENCY)),
+            seconds: products.map(|products| (training_flops + asking_flops) / (products.gflops * 1e9 * products.efficiency)),
         });
         if let Some(index) = at {
             match (method.growth(), method.baseline()) {

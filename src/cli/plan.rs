@@ -6,7 +6,7 @@ use serde::Serialize;
 use treering::baseline::{Baseline, Freeze, LlamaPro, Lora, Method};
 use treering::checkpoint::Config;
 use treering::grow::Growth;
-use treering::grow::plan::{Plan, Request, Speed, Work, measure_gflops};
+use treering::grow::plan::{Plan, Products, Request, Speed, Work};
 use treering::hub;
 use treering::model::Precision;
 use treering::recipe::{MethodKind, Recipe};
@@ -74,7 +74,7 @@ pub fn run(args: Args) -> Result<()> {
         sequence_length: given.sequence_length,
         recompute: given.recompute,
     })?;
-    let speed = (!args.no_speed).then(|| Speed::estimate(&plan, measure_gflops(given.precision)));
+    let speed = (!args.no_speed).then(|| Speed::estimate(&plan, Products::measure(given.precision)));
     let report = Report { model: &given.model, plan, speed };
     super::print(if args.json { json(&report)? } else { text(&report, &given.config) })
 }

@@ -38,7 +38,7 @@ impl Isa {
                 Self::Avx2 => avx2,
                 Self::Avx512 => avx512,
                 Self::Avx512Bf16 => avx512 && is_x86_feature_detected!("avx512bf16"),
-                Self::Amx => avx512 && is_x86_feature_detected!("avx512bf16") && has_tiles(),
+                Self::Amx => avx512 && is_x86_feature_detected!("avx512bf16") && tiles_granted(),
             }
         }
         #[cfg(not(target_arch = "x86_64"))]
@@ -90,7 +90,7 @@ static LIMIT: AtomicU8 = AtomicU8::new(Isa::Amx as u8);
 /// Whether the processor has a tile unit that multiplies bf16, and the system lets this process use it: Linux gives its 8 KiB of registers only to
 /// who asks, once for all threads.
 #[cfg(target_arch = "x86_64")]
-fn has_tiles() -> bool {
+fn tiles_granted() -> bool {
     static GRANTED: OnceLock<bool> = OnceLock::new();
     *GRANTED.get_or_init(|| {
         const BF16: u32 = 1 << 22;

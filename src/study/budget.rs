@@ -1,7 +1,7 @@
 //! A recipe cut or stretched to a number of steps.
 
 use crate::error::{Error, Result};
-use crate::grow::plan::{Plan, Request, Speed, measure_gflops};
+use crate::grow::plan::{Plan, Products, Request, Speed};
 use crate::recipe::Recipe;
 use crate::train::foundation::outline;
 use crate::train::schedule::{Schedule, ScheduleKind};
@@ -58,7 +58,7 @@ pub fn steps_in(recipe: &Recipe, minutes: f64) -> Result<u64> {
         sequence_length: recipe.data.stream.sequence_length,
         recompute: recipe.train.recompute,
     })?;
-    let speed = Speed::estimate(&plan, measure_gflops(recipe.model.dtype)).tokens_per_second;
+    let speed = Speed::estimate(&plan, Products::measure(recipe.model.dtype)).tokens_per_second;
     Ok(((minutes * 60.0 * speed / tokens_per_step(recipe) as f64) as u64).max(1))
 }
 

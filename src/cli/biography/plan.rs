@@ -3,7 +3,7 @@
 use serde::Serialize;
 use treering::Result;
 use treering::biography::plan::{StagePlan, plan};
-use treering::grow::plan::measure_gflops;
+use treering::grow::plan::Products;
 use treering::report::{Align, Table};
 
 use super::Choice;
@@ -37,9 +37,9 @@ struct Report<'a> {
 pub fn run(args: Args) -> Result<()> {
     let setup = args.choice.setup()?;
     let methods = args.choice.methods()?;
-    let gflops = (!args.no_speed).then(|| measure_gflops(setup.size.protocol().dtype));
-    let stages = plan(&setup, &methods, args.choice.tasks, &args.choice.set, gflops)?;
-    let report = Report { format_version: 1, size: setup.size.as_str(), gflops, stages };
+    let products = (!args.no_speed).then(|| Products::measure(setup.size.protocol().dtype));
+    let stages = plan(&setup, &methods, args.choice.tasks, &args.choice.set, products)?;
+    let report = Report { format_version: 1, size: setup.size.as_str(), gflops: products.map(|products| products.gflops), stages };
     crate::cli::print(if args.json { json(&report)? } else { text(&report) })
 }
 

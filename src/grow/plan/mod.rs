@@ -14,7 +14,7 @@ use crate::grow::layout::{self, Expected};
 use crate::grow::sizes::Growth;
 use crate::model::{Block, Precision};
 pub use memory::Memory;
-pub use speed::{EFFICIENCY, Speed, measure_gflops};
+pub use speed::{EFFICIENCY, Products, Speed};
 pub use work::{Flops, Work};
 
 /// Version of the plan's JSON.

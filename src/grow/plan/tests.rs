@@ -255,8 +255,12 @@ fn an_empty_or_endless_batch_is_refused() {
 #[test]
 fn a_faster_machine_trains_more_tokens() {
     let plan = plan(None, Precision::Bf16, false);
-    let speed = Speed::estimate(&plan, 400.0);
+    let speed = Speed::estimate(&plan, Products::in_vectors(400.0));
     let expected = 400e9 * EFFICIENCY / plan.flops_per_token.total as f64;
     assert!((speed.tokens_per_second - expected).abs() < 1e-6 * expected);
-    assert!(measure_gflops(Precision::F32) > 0.0);
+    assert!(Products::measure(Precision::F32).gflops > 0.0);
+    // Products ten times as fast as vectors leave the rest of a step as slow as it was: 1 + 10 · 3/7 instead of 10 + 10 · 3/7 parts of the time.
+    let tiles = Products::in_tiles(4_000.0, 400.0);
+    assert!((tiles.gflops * tiles.efficiency / (400.0 * EFFICIENCY) - (100.0 / 7.0) / (37.0 / 7.0)).abs() < 1e-9, "{tiles:?}");
+    assert!(Products::in_tiles(300.0, 400.0).efficiency == EFFICIENCY);
 }
