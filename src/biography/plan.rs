@@ -94,7 +94,7 @@ pub fn plan(setup: &Setup, methods: &[MethodKind], tasks: u64, set: &[String], p
             peak_memory_bytes: plan.memory_bytes.peak,
             training_flops,
             asking_flops,
-            seconds: products.map(|products| (training_flops + asking_flops) / (products.gflops * 1e9 * products.efficiency)),
+            seconds: products.map(|products| (training_flops + asking_flops) / products.in_training()),
         });
         if let Some(index) = at {
             match (method.growth(), method.baseline()) {

@@ -73,7 +73,7 @@ pub fn self_test() -> Vec<Check> {
             compare(name, training_step(precision).unwrap_or_default(), limit);
         }
     }
-    Isa::limit(Isa::Amx);
+    Isa::limit(Isa::RICHEST);
     let fastest = sets.last().copied().unwrap_or(Isa::Portable);
     for (name, precision) in [("training step, f32", Precision::F32), ("training step, bf16", Precision::Bf16)] {
         let on = |threads: usize| {

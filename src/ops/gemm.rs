@@ -15,7 +15,6 @@ use super::packed::{Line, Packed, interleave, pack_panel, panel_width};
 use super::tiles;
 use crate::model::Precision;
 use rayon::prelude::*;
-use std::borrow::Cow;
 use std::cell::RefCell;
 
 /// A row-major f32 matrix view, possibly transposed: element `(i, j)` is `data[i * row_stride + j * col_stride]`.
@@ -128,6 +127,40 @@ impl Right<'_> {
             Self::Bf16 { .. } => Precision::Bf16,
         }
     }
+
+    /// The panel of `columns` columns from `column` over `start .. start + depth`, in the form that the kernel of `isa` reads.
+    fn panel(&self, isa: Isa, (column, columns): (usize, usize), (start, depth): (usize, usize), scratch: &mut Vec<Line>) -> *const u32 {
+        let (width, pairs) = (panel_width(isa), depth.div_ceil(2));
+        // Without bf16 multipliers a product of bf16 is one of f32: its panels are decoded once for all rows of the block.
+        let decodes = self.precision() == Precision::Bf16 && !reads_pairs(isa);
+        if let Self::Packed(packed) = *self {
+            let panel = &packed.words_ref()[column / width * packed.panel_words()..][..packed.panel_words()];
+            return match packed.precision() {
+                Precision::F32 => panel[start * width..][..depth * width].as_ptr(),
+                Precision::Bf16 if !decodes => panel[start / 2 * width..][..pairs * width].as_ptr(),
+                Precision::Bf16 => {
+                    let out = reserve(scratch, 2 * pairs * width);
+                    decode_pairs(&panel[start / 2 * width..][..pairs * width], as_f32(out), width);
+                    out.as_ptr()
+                }
+            };
+        }
+        let as_pairs = self.precision() == Precision::Bf16 && !decodes;
+        let out = reserve(scratch, if as_pairs { pairs * width } else { depth * width });
+        match *self {
+            Self::F32(view, precision) => {
+                let rest = View { data: &view.data[start * view.row_stride..], ..view };
+                pack_panel(rest, column, columns, depth, width, if decodes { Precision::F32 } else { precision }, out);
+                if decodes {
+                    round_in_place(as_f32(out));
+                }
+            }
+            Self::Bf16 { data, stride } if decodes => decode_panel(&data[start * stride..], stride, column, columns, width, as_f32(out)),
+            Self::Bf16 { data, stride } => interleave(&data[start * stride..], stride, column, columns, depth, width, out),
+            Self::Packed(_) => {}
+        }
+        out.as_ptr()
+    }
 }
 
 struct Target(*mut f32);
@@ -200,20 +233,22 @@ pub fn gemm_sum(m: usize, n: usize, terms: &[Term<'_>], c: &mut [f32], c_stride:
             _ => None,
         })
         .collect();
-    let products: Vec<(usize, Left<'_>, Operand<'_>)> = terms
+    // Where one block holds all rows, each panel is read once: it is packed just before, in the cache. Else all are packed first.
+    let packed: Vec<Option<Packed>> = terms
         .iter()
-        .zip(&rounded)
-        .map(|(term, rounded)| {
-            let left = rounded.as_ref().map_or(term.left, Rounded::left);
-            // Where one block holds all rows, each panel is read once: it is packed just before, in the cache. Else all are packed first.
-            let right = match term.right {
-                Right::Packed(packed) => Operand::Packed(Cow::Borrowed(packed)),
-                Right::F32(view, precision) if m > row_block => Operand::Packed(Cow::Owned(Packed::pack(view, term.k, n, precision))),
-                Right::Bf16 { data, stride } if m > row_block => Operand::Packed(Cow::Owned(Packed::pack_bf16(data, stride, term.k, n))),
-                Right::F32(view, precision) => Operand::F32(view, precision),
-                Right::Bf16 { data, stride } => Operand::Bf16 { data, stride },
-            };
-            (term.k, left, right)
+        .map(|term| match term.right {
+            Right::F32(view, precision) if m > row_block => Some(Packed::pack(view, term.k, n, precision)),
+            Right::Bf16 { data, stride } if m > row_block => Some(Packed::pack_bf16(data, stride, term.k, n)),
+            _ => None,
+        })
+        .collect();
+    let products: Vec<Term<'_>> = terms
+        .iter()
+        .zip(rounded.iter().zip(&packed))
+        .map(|(term, (rounded, packed))| Term {
+            k: term.k,
+            left: rounded.as_ref().map_or(term.left, Rounded::left),
+            right: packed.as_ref().map_or(term.right, Right::Packed),
         })
         .collect();
     let (row_blocks, column_blocks) = (m.div_ceil(row_block), n.div_ceil(column_block));
@@ -221,8 +256,8 @@ pub fn gemm_sum(m: usize, n: usize, terms: &[Term<'_>], c: &mut [f32], c_stride:
     let run = |task: usize| {
         let (i, j) = (task % row_blocks * row_block, task / row_blocks * column_block);
         let target = &target;
-        for (index, &(k, a, ref b)) in products.iter().enumerate() {
-            let block = Block { isa, a, b, row: i, rows: row_block.min(m - i), column: j, columns: column_block.min(n - j), k };
+        for (index, &product) in products.iter().enumerate() {
+            let block = Block { isa, way, product, row: i, rows: row_block.min(m - i), column: j, columns: column_block.min(n - j) };
             // SAFETY: blocks are disjoint and inside `c`, checked above.
             unsafe { block.run(target.0.add(i * c_stride + j), c_stride, accumulate || index > 0) }
         }
@@ -265,67 +300,15 @@ struct Scratch {
     b: Vec<Line>,
 }
 
-/// The right operand as the blocks read it.
-enum Operand<'a> {
-    Packed(Cow<'a, Packed>),
-    F32(View<'a>, Precision),
-    Bf16 { data: &'a [u16], stride: usize },
-}
-
-impl Operand<'_> {
-    fn precision(&self) -> Precision {
-        match self {
-            Self::Packed(packed) => packed.precision(),
-            Self::F32(_, precision) => *precision,
-            Self::Bf16 { .. } => Precision::Bf16,
-        }
-    }
-
-    /// The panel of `columns` columns from `column` over `start .. start + depth`, in the form that the kernel of `isa` reads.
-    fn panel(&self, isa: Isa, (column, columns): (usize, usize), (start, depth): (usize, usize), scratch: &mut Vec<Line>) -> *const u32 {
-        let (width, pairs) = (panel_width(isa), depth.div_ceil(2));
-        // Without bf16 multipliers a product of bf16 is one of f32: its panels are decoded once for all rows of the block.
-        let decodes = self.precision() == Precision::Bf16 && !reads_pairs(isa);
-        if let Self::Packed(packed) = self {
-            let panel = &packed.words_ref()[column / width * packed.panel_words()..][..packed.panel_words()];
-            return match packed.precision() {
-                Precision::F32 => panel[start * width..][..depth * width].as_ptr(),
-                Precision::Bf16 if !decodes => panel[start / 2 * width..][..pairs * width].as_ptr(),
-                Precision::Bf16 => {
-                    let out = reserve(scratch, 2 * pairs * width);
-                    decode_pairs(&panel[start / 2 * width..][..pairs * width], as_f32(out), width);
-                    out.as_ptr()
-                }
-            };
-        }
-        let as_pairs = self.precision() == Precision::Bf16 && !decodes;
-        let out = reserve(scratch, if as_pairs { pairs * width } else { depth * width });
-        match *self {
-            Self::F32(view, precision) => {
-                let rest = View { data: &view.data[start * view.row_stride..], ..view };
-                pack_panel(rest, column, columns, depth, width, if decodes { Precision::F32 } else { precision }, out);
-                if decodes {
-                    round_in_place(as_f32(out));
-                }
-            }
-            Self::Bf16 { data, stride } if decodes => decode_panel(&data[start * stride..], stride, column, columns, width, as_f32(out)),
-            Self::Bf16 { data, stride } => interleave(&data[start * stride..], stride, column, columns, depth, width, out),
-            Self::Packed(_) => {}
-        }
-        out.as_ptr()
-    }
-}
-
 /// One block of the result.
 struct Block<'a> {
     isa: Isa,
-    a: Left<'a>,
-    b: &'a Operand<'a>,
+    way: Way,
+    product: Term<'a>,
     row: usize,
     rows: usize,
     column: usize,
     columns: usize,
-    k: usize,
 }
 
 impl Block<'_> {
@@ -334,15 +317,16 @@ impl Block<'_> {
     /// # Safety
     /// `c` has `rows` rows of `columns` values, `c_stride` apart, that nobody else uses meanwhile.
     unsafe fn run(&self, c: *mut f32, c_stride: usize, accumulate: bool) {
-        let (width, longest, sweep) = (panel_width(self.isa), Way::of(self.isa, self.b.precision()).block_depth(self.k), kernel(self.isa));
+        let Term { k, right, .. } = self.product;
+        let (width, longest, sweep) = (panel_width(self.isa), self.way.block_depth(k), kernel(self.isa));
         SCRATCH.with_borrow_mut(|scratch| {
-            for start in (0..self.k).step_by(longest) {
-                let values = longest.min(self.k - start);
+            for start in (0..k).step_by(longest) {
+                let values = longest.min(k - start);
                 let lhs = self.left(start, values, &mut scratch.a);
                 let depth = if self.in_pairs() { values.div_ceil(2) } else { values };
                 for column in (0..self.columns).step_by(width) {
                     let columns = width.min(self.columns - column);
-                    let panel = self.b.panel(self.isa, (self.column + column, columns), (start, values), &mut scratch.b);
+                    let panel = right.panel(self.isa, (self.column + column, columns), (start, values), &mut scratch.b);
                     // SAFETY: the caller's result; the operands were checked when the product began.
                     unsafe {
                         let c = c.add(column);
@@ -355,14 +339,14 @@ impl Block<'_> {
 
     /// Whether the kernel multiplies bf16 pairs.
     fn in_pairs(&self) -> bool {
-        self.b.precision() == Precision::Bf16 && reads_pairs(self.isa)
+        self.way != Way::Values
     }
 
     /// The block's rows of `A` over `start .. start + depth`, as the kernel reads them.
     fn left(&self, start: usize, depth: usize, scratch: &mut Vec<Line>) -> Lhs {
         let (first, rows, pairs) = (self.row, self.rows, depth.div_ceil(2));
-        let rounds = self.b.precision() == Precision::Bf16;
-        match self.a {
+        let rounds = self.product.right.precision() == Precision::Bf16;
+        match self.product.left {
             Left::Bf16 { data, stride } if self.in_pairs() => {
                 Lhs::Pairs { data: data[first * stride + start..].as_ptr().cast(), stride: stride / 2 }
             }

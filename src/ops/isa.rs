@@ -23,6 +23,9 @@ impl Isa {
     /// Everything, poorest first.
     pub const ALL: [Self; 5] = [Self::Portable, Self::Avx2, Self::Avx512, Self::Avx512Bf16, Self::Amx];
 
+    /// The richest of all: no limit.
+    pub const RICHEST: Self = Self::ALL[Self::ALL.len() - 1];
+
     /// Whether this processor can run it.
     pub fn is_available(self) -> bool {
         #[cfg(target_arch = "x86_64")]
@@ -85,7 +88,7 @@ impl Isa {
     }
 }
 
-static LIMIT: AtomicU8 = AtomicU8::new(Isa::Amx as u8);
+static LIMIT: AtomicU8 = AtomicU8::new(Isa::RICHEST as u8);
 
 /// Whether the processor has a tile unit that multiplies bf16, and the system lets this process use it: Linux gives its 8 KiB of registers only to
 /// who asks, once for all threads.

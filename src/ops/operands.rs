@@ -2,8 +2,7 @@
 
 use super::bf16::{from_bf16, round_rows_to_pairs, round_to_bf16, to_bf16};
 use super::gemm::{Left, View};
-use super::packed::Line;
-use super::pool::Pool;
+use super::packed::{Line, PASSING};
 use super::transpose::transpose_words;
 use crate::simd_fn;
 use rayon::prelude::*;
@@ -15,15 +14,9 @@ pub(super) struct Rounded {
     stride: usize,
 }
 
-static ROUNDED: Pool<Line> = Pool::new();
-
-pub(super) fn release_unused() {
-    ROUNDED.clear();
-}
-
 impl Drop for Rounded {
     fn drop(&mut self) {
-        ROUNDED.give(std::mem::take(&mut self.lines));
+        PASSING.give(std::mem::take(&mut self.lines));
     }
 }
 
@@ -38,17 +31,12 @@ impl Rounded {
         // Rows a power of two apart would fall on the same few lines of the cache.
         let stride = k.div_ceil(2).next_multiple_of(16);
         let stride = if stride.is_multiple_of(256) { stride + 16 } else { stride };
-        let mut lines = ROUNDED.take(m * stride / 16, Line([0; 16]));
+        let mut lines = PASSING.take(m * stride / 16, Line([0; 16]));
         let words = reserve(&mut lines, m * stride);
         let fill = |(chunk, words): (usize, &mut [u32])| {
             let (first, rows) = (chunk * Self::ROWS, words.len() / stride);
             if view.col_stride == 1 {
-                for (r, line) in words.chunks_exact_mut(stride).enumerate() {
-                    let (line, _) = as_u16(line).split_at_mut(k.next_multiple_of(2));
-                    line[k..].fill(0);
-                    round_to_bf16(&view.data[(first + r) * view.row_stride..][..k], line);
-                }
-                return;
+                return round_rows(view, first, 0, k, as_u16(words), 2 * stride);
             }
             let mut turned = [0u32; Self::ROWS * Self::DEPTH / 2];
             for start in (0..k).step_by(Self::DEPTH) {

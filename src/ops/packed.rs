@@ -38,7 +38,8 @@ pub struct Packed {
     passing: bool,
 }
 
-static PASSING: Pool<Line> = Pool::new();
+/// Memory of operands of either side that were made for one product.
+pub(super) static PASSING: Pool<Line> = Pool::new();
 
 pub(super) fn release_unused() {
     PASSING.clear();

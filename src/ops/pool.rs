@@ -50,7 +50,6 @@ impl<T: Copy> Pool<T> {
 pub fn release_unused() {
     super::tensor::release_unused();
     super::packed::release_unused();
-    super::operands::release_unused();
 }
 
 #[cfg(test)]

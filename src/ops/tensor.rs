@@ -45,16 +45,6 @@ impl Bf16 {
     pub fn packed(&self) -> &Packed {
         self.packed.get_or_init(|| Packed::pack_bf16(&self.data, self.stride, self.rows, self.cols))
     }
-
-    /// The values, [`Bf16::stride`] a row.
-    pub fn data(&self) -> &[u16] {
-        &self.data
-    }
-
-    /// Values from one row to the next.
-    pub fn stride(&self) -> usize {
-        self.stride
-    }
 }
 
 impl Tensor {

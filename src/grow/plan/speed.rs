@@ -24,7 +24,7 @@ const SETS: usize = 16;
 const LIMIT: Duration = Duration::from_millis(200);
 
 /// How fast a machine multiplies matrices, and what a training step makes of it.
-#[derive(Debug, Clone, Copy, PartialEq, Serialize)]
+#[derive(Debug, Clone, Copy, PartialEq)]
 pub struct Products {
     /// Speed of matrix products, in 10⁹ operations a second.
     pub gflops: f64,
@@ -42,6 +42,11 @@ impl Products {
     pub fn in_tiles(gflops: f64, vectors: f64) -> Self {
         let rest = (1.0 / EFFICIENCY - 1.0) * (gflops / vectors).max(1.0);
         Self { gflops, efficiency: 1.0 / (1.0 + rest) }
+    }
+
+    /// Operations a second that a training step is assumed to reach.
+    pub fn in_training(self) -> f64 {
+        self.gflops * 1e9 * self.efficiency
     }
 
     /// Measures this machine in 0.2 s, and as long again where it has a tile unit.
@@ -69,9 +74,8 @@ pub struct Speed {
 impl Speed {
     /// The speed of a plan on a machine.
     pub fn estimate(plan: &Plan, products: Products) -> Self {
-        let Products { gflops, efficiency } = products;
-        let tokens_per_second = gflops * 1e9 * efficiency / plan.flops_per_token.total.max(1) as f64;
-        Self { gflops, efficiency, tokens_per_second }
+        let tokens_per_second = products.in_training() / plan.flops_per_token.total.max(1) as f64;
+        Self { gflops: products.gflops, efficiency: products.efficiency, tokens_per_second }
     }
 }
 
@@ -82,14 +86,14 @@ fn measure_gflops(precision: Precision) -> f64 {
     let mut out = vec![0.0; SETS * SIDE * SIDE];
     let mut best = f64::INFINITY;
     let start = Instant::now();
-    // The first passes warm up; the fastest of the rest is what an undisturbed machine does.
+    // The first pass warms up; the fastest of the rest is what an undisturbed machine does.
     let mut passes = 0;
-    while passes < 2 * SETS || start.elapsed() < LIMIT {
+    while passes < 3 || start.elapsed() < LIMIT {
         let part = passes % SETS * SIDE * SIDE;
         let (left, weight) = (Left::F32(View::rows(&values[part..], SIDE)), Right::Packed(&weights[passes % SETS]));
         let pass = Instant::now();
         gemm(SIDE, SIDE, SIDE, left, weight, &mut out[part..], SIDE, false);
-        if passes >= SETS {
+        if passes > 0 {
             best = best.min(pass.elapsed().as_secs_f64());
         }
         passes += 1;
