@@ -6,7 +6,8 @@ use super::{Request, choose_head};
 use crate::error::{Error, Result};
 use crate::model::{Cache, Extras, Head, Model};
 use crate::ops::contrast::{self, Contrast};
-use crate::route::{self, Decision, Route, Signals, log_normaliser};
+use crate::ops::mixture::log_normaliser;
+use crate::route::{self, Decision, Route, Signals};
 
 /// Which head spoke for a token.
 #[derive(Debug, Clone, PartialEq, Serialize)]

@@ -4,7 +4,7 @@ use super::{Extras, Model, Scores};
 use crate::error::{Error, Result};
 use crate::ops::attention::Segment;
 use crate::ops::on_workers;
-use crate::ops::recorded::Sequence;
+use crate::ops::sequence::Sequence;
 use crate::ops::tape::{Tape, Var};
 use crate::ops::tensor::Tensor;
 use std::collections::HashMap;

@@ -1,10 +1,11 @@
 //! Weights of a decoder layer, of the base and of each ring, and the layer's forward pass over all streams.
 
 use super::Model;
-use super::cache::LayerCache;
+use super::cache::{KeyValues, Slots};
 use crate::checkpoint::names::Projection;
-use crate::ops::recorded::{Heads, Sequence};
+use crate::ops::sequence::{Heads, Sequence};
 use crate::ops::tape::{Tape, Var, Vector, Weight};
+use crate::ops::tensor::Tensor;
 use std::sync::Arc;
 
 /// A linear module of the base.
@@ -73,6 +74,20 @@ impl RingLayer {
 /// The base stream, then the stream of each ring; fewer of them are those of the model that had fewer rings.
 pub(super) type Streams = Vec<Var>;
 
+/// What the rows of the streams see of one another: those of the base stream, which [may carry](Model::streams) a copy, and those of the rings'.
+#[derive(Debug, Clone)]
+pub(super) struct StreamSequences {
+    pub(super) base: Arc<Sequence>,
+    pub(super) rings: Arc<Sequence>,
+}
+
+impl StreamSequences {
+    /// The same for all streams.
+    pub(super) fn same(sequence: &Arc<Sequence>) -> Self {
+        Self { base: sequence.clone(), rings: sequence.clone() }
+    }
+}
+
 impl Model {
     /// Layer `index` over the base stream and as many rings' streams as are given.
     ///
@@ -83,8 +98,8 @@ impl Model {
         tape: &mut Tape<'m>,
         index: usize,
         streams: Streams,
-        sequence: &Arc<Sequence>,
-        cache: Option<&mut LayerCache>,
+        sequences: &StreamSequences,
+        cache: Option<Slots<'_>>,
     ) -> Streams {
         let h = self.half_input(tape, index, 0, &streams);
         let [q, k, v] = [Projection::Q, Projection::K, Projection::V].map(|p| self.project(tape, index, p, &h, None));
@@ -94,7 +109,7 @@ impl Model {
             .zip(k)
             .zip(v)
             .enumerate()
-            .map(|(stream, ((q, k), v))| self.attend(tape, [index, stream], (q, k, v), sequence, caches.next()))
+            .map(|(stream, ((q, k), v))| self.attend(tape, [index, stream], (q, k, v), sequences, caches.next()))
             .collect();
         let streams = self.half_output(tape, index, 0, Projection::O, &attended, &streams);
         drop(attended);
@@ -161,10 +176,10 @@ impl Model {
         let rings = self.rings.iter().map(|ring| &ring.layers[index].widened[projection as usize]);
         products.extend(rings.clone().zip(&inputs[1..]).filter_map(|(ring, g)| Some((g, ring.expansion_to_base.as_ref()?))));
         let mut outputs = Vec::with_capacity(inputs.len());
-        outputs.push(tape.linear(&products, linear.bias.as_ref(), residuals.map(|r| &r[0])));
+        outputs.push(tape.linear(inputs[0].value().rows(), &products, linear.bias.as_ref(), residuals.map(|r| &r[0])));
         for (stream, ring) in (1..inputs.len()).zip(rings) {
             let products: Vec<_> = inputs.iter().zip(&ring.reads).collect();
-            outputs.push(tape.linear(&products, None, residuals.map(|r| &r[stream])));
+            outputs.push(tape.linear(inputs[stream].value().rows(), &products, None, residuals.map(|r| &r[stream])));
         }
         outputs
     }
@@ -175,7 +190,7 @@ impl Model {
             Some(dropout) => &tape.dropout(h, dropout, adapter.number),
             None => h,
         };
-        let low = tape.linear(&[(dropped, &adapter.a)], None, None);
+        let low = tape.linear(h.value().rows(), &[(dropped, &adapter.a)], None, None);
         tape.scale(low, self.adapters.scaling)
     }
 
@@ -185,9 +200,10 @@ impl Model {
         tape: &mut Tape<'m>,
         [index, stream]: [usize; 2],
         (mut q, mut k, v): (Var, Var, Var),
-        sequence: &Arc<Sequence>,
-        cache: Option<&mut super::cache::KeyValues>,
+        sequences: &StreamSequences,
+        cache: Option<Vec<&mut KeyValues>>,
     ) -> Var {
+        let sequence = if stream == 0 { &sequences.base } else { &sequences.rings };
         let heads = self.attention_heads(index, stream);
         if let Some([of_q, of_k]) = self.layer_norms(index).nth(stream).and_then(|norms| norms.query_key.as_ref()) {
             let eps = self.config.rms_norm_eps as f32;
@@ -197,7 +213,16 @@ impl Model {
         let k = tape.rope(k, &self.rope, sequence);
         match cache {
             None => tape.attention(q, k, v, heads, sequence),
-            Some(cache) => tape.constant(cache.attend(q.value(), k.value(), v.value(), heads)),
+            Some(parts) => {
+                let mut out = Tensor::scratch(q.value().rows(), q.value().cols());
+                let [of_q, of_kv] = [heads.query, heads.key_value].map(|n| q.value().rows() / parts.len() * n * heads.dim);
+                let rows =
+                    q.value().data().chunks_exact(of_q).zip(k.value().data().chunks_exact(of_kv)).zip(v.value().data().chunks_exact(of_kv));
+                for ((part, ((q, k), v)), out) in parts.into_iter().zip(rows).zip(out.data_mut().chunks_exact_mut(of_q)) {
+                    part.attend(q, k, v, heads, out);
+                }
+                tape.constant(out)
+            }
         }
     }
 

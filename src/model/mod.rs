@@ -12,6 +12,7 @@ pub mod parameter;
 mod precision;
 #[cfg(test)]
 mod ring_tests;
+mod steps;
 #[cfg(test)]
 pub(crate) mod tests;
 
@@ -23,14 +24,14 @@ use crate::ops::contrast::Contrast;
 use crate::ops::head::{self as logits, Compare, Compared, HeadScores, Part};
 use crate::ops::lora::Dropout;
 use crate::ops::on_workers;
-use crate::ops::recorded::Sequence;
 use crate::ops::rope::RopeTable;
+use crate::ops::sequence::Sequence;
 use crate::ops::tape::{Tape, Var, Vector, Weight};
 use crate::route::{Aids, Gate, Recall};
 pub use cache::Cache;
 pub use forest::Forest;
 pub use head::Head;
-use layer::{Layer, RingLayer, Streams};
+use layer::{Layer, RingLayer, StreamSequences, Streams};
 pub use parameter::{Block, Gradients, Parameter};
 pub use precision::Precision;
 use std::sync::Arc;
@@ -231,15 +232,15 @@ impl Model {
     }
 
     fn pass(&self, batch: &Batch, gradients: &mut Gradients, scale: f32, recompute: bool) -> Result<BatchLoss> {
-        let sequence = self.sequence(batch)?;
+        let sequences = StreamSequences::same(&self.sequence(batch)?);
         let mut tape = Tape::new(&self.parameters, self.precision);
         let mut streams = self.embed(&mut tape, &batch.tokens);
         for index in 0..self.layers.len() {
             streams = if recompute {
-                let shared = sequence.clone();
+                let shared = sequences.clone();
                 tape.recompute(streams, move |tape, inputs| self.layer(tape, index, inputs.to_vec(), &shared, None))
             } else {
-                self.layer(&mut tape, index, streams, &sequence, None)
+                self.layer(&mut tape, index, streams, &sequences, None)
             };
         }
         let normed = self.final_norms(&mut tape, &streams);
@@ -284,62 +285,6 @@ impl Model {
         Ok(Scores { hidden, ..Scores::new(scores) })
     }
 
-    /// An empty cache for up to `capacity` tokens of one sequence.
-    pub fn new_cache(&self, capacity: usize) -> Cache {
-        let rows = self.layers.len().max(self.beside.as_ref().map_or(0, |base| base.layers.len()));
-        Cache::new(capacity.min(self.rope.positions()), rows, self.rings.len() + 1)
-    }
-
-    /// Appends `tokens` to the sequence and returns the logits of the last position, `[vocab_size]`, for each head in the order of [`Model::heads`].
-    ///
-    /// # Errors
-    /// A token outside the vocabulary, no token, or a full cache.
-    pub fn step(&self, cache: &mut Cache, tokens: &[u32]) -> Result<Vec<Vec<f32>>> {
-        self.advance(cache, tokens, |tape, heads| tape.head_logits(heads, tokens.len() - 1))
-    }
-
-    /// [`Model::step`], and what each head made of `tokens` themselves: position `i` of the scores is about token `i + 1`, and the last, whose
-    /// target is yet to come, is ignored. It is what a router learns from a prompt. Of `extras` there are no hidden states.
-    ///
-    /// # Errors
-    /// As [`Model::step`].
-    pub fn read(&self, cache: &mut Cache, tokens: &[u32], extras: Extras) -> Result<(Vec<Vec<f32>>, Scores)> {
-        let targets: Vec<u32> = tokens.iter().skip(1).copied().chain([IGNORE]).collect();
-        self.advance(cache, tokens, |tape, heads| {
-            let logits = tape.head_logits(heads, tokens.len() - 1);
-            (logits, Scores::new(tape.head_scores(heads, &targets, extras.compare())))
-        })
-    }
-
-    /// Appends `tokens`, of which there is at least one, to the sequence, and lets `read` look at the heads over them.
-    fn advance<'m, T: Send>(
-        &'m self,
-        cache: &mut Cache,
-        tokens: &[u32],
-        read: impl FnOnce(&Tape<'m>, &[Part<'_, 'm>]) -> T + Send,
-    ) -> Result<T> {
-        on_workers(|| self.advance_here(cache, tokens, read))
-    }
-
-    fn advance_here<'m, T>(&'m self, cache: &mut Cache, tokens: &[u32], read: impl FnOnce(&Tape<'m>, &[Part<'_, 'm>]) -> T) -> Result<T> {
-        let sequence = self.append(cache, tokens)?;
-        let mut tape = Tape::inference(&self.parameters, self.precision);
-        let (preserved, adapted) = self.streams(&mut tape, tokens, &sequence, Some(cache));
-        cache.length += tokens.len();
-        Ok(self.with_heads(&mut tape, preserved, adapted, read))
-    }
-
-    /// Where `tokens` stand behind what is in the cache.
-    fn append(&self, cache: &Cache, tokens: &[u32]) -> Result<Arc<Sequence>> {
-        self.check_tokens(tokens)?;
-        let (past, length) = (cache.length, tokens.len());
-        if length == 0 || past + length > cache.capacity {
-            return Err(Error::usage(format!("{length} tokens after {past} do not fit a context of {} tokens", cache.capacity)));
-        }
-        let positions = (past as u32..(past + length) as u32).collect();
-        Ok(Arc::new(Sequence { batch: 1, length, positions, starts: None, forest: None }))
-    }
-
     /// Lets `read` look at every head in the order of [`Model::heads`], each of which goes on from the one before it; only where the preserved
     /// stream is one of its own does the second head begin anew, with the base's part on the adapted stream.
     fn with_heads<'m, T>(
@@ -364,6 +309,9 @@ impl Model {
     }
 
     /// All layers without recording: the preserved base stream where it differs from the adapted one, and the adapted streams.
+    ///
+    /// From the fork on the base stream carries its preserved copy before its own rows, so that the base's weights are read once for both: where one token
+    /// is generated after another, reading them is what takes the time.
     fn streams<'m>(
         &'m self,
         tape: &mut Tape<'m>,
@@ -371,28 +319,31 @@ impl Model {
         sequence: &Arc<Sequence>,
         mut cache: Option<&mut Cache>,
     ) -> (Option<Var>, Streams) {
-        let (mut adapted, mut preserved, fork) = (self.embed(tape, tokens), None, self.fork_layer());
+        let (mut streams, fork) = (self.embed(tape, tokens), self.fork_layer());
+        let mut sequences = StreamSequences::same(sequence);
         for index in 0..self.layers.len() {
             if index == fork {
-                preserved = Some(adapted[0].clone());
+                streams[0] = tape.twice(&streams[0]);
+                sequences.base = Arc::new(sequence.twice());
             }
-            if let Some(x) = preserved.take() {
-                let slot = cache.as_mut().map(|c| &mut c.preserved[index]);
-                preserved = self.layer(tape, index, vec![x], sequence, slot).pop();
-            }
-            let slot = cache.as_mut().map(|c| &mut c.layers[index]);
-            adapted = self.layer(tape, index, adapted, sequence, slot);
+            let slots = cache.as_mut().map(|c| c.slots(index, index >= fork));
+            streams = self.layer(tape, index, streams, &sequences, slots);
         }
         if let Some(base) = &self.beside {
             // All of the base is frozen, so it runs on this model's tape; its cache is that of a preserved stream.
-            let mut x = base.embed(tape, tokens);
+            let (mut x, sequences) = (base.embed(tape, tokens), StreamSequences::same(sequence));
             for index in 0..base.layers.len() {
-                let slot = cache.as_mut().map(|c| &mut c.preserved[index]);
-                x = base.layer(tape, index, x, sequence, slot);
+                let slots = cache.as_mut().map(|c| c.preserved(index));
+                x = base.layer(tape, index, x, &sequences, slots);
             }
-            preserved = x.pop();
+            return (x.pop(), streams);
         }
-        (preserved, adapted)
+        if fork == self.layers.len() {
+            return (None, streams);
+        }
+        let [preserved, own] = tape.halves(&streams[0]);
+        streams[0] = own;
+        (Some(preserved), streams)
     }
 
     fn embed<'m>(&'m self, tape: &mut Tape<'m>, tokens: &[u32]) -> Streams {

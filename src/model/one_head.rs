@@ -1,12 +1,12 @@
 //! One head of a model alone: nothing is computed that only the others need.
 
-use super::layer::Streams;
+use super::layer::{StreamSequences, Streams};
 use super::{Cache, Model, Scores};
 use crate::data::batch::Batch;
 use crate::error::{Error, Result};
 use crate::ops::head::{Compare, Head, Part};
 use crate::ops::on_workers;
-use crate::ops::recorded::Sequence;
+use crate::ops::sequence::Sequence;
 use crate::ops::tape::Tape;
 use std::sync::Arc;
 
@@ -63,9 +63,10 @@ impl Model {
         let (model, count) = self.of_head(head);
         let mut streams = model.embed(tape, tokens);
         streams.truncate(count);
+        let sequences = StreamSequences::same(sequence);
         for index in 0..model.layers.len() {
-            let slot = cache.as_mut().map(|c| &mut c.layers[index]);
-            streams = model.layer(tape, index, streams, sequence, slot);
+            let slots = cache.as_mut().map(|c| c.slots(index, false));
+            streams = model.layer(tape, index, streams, &sequences, slots);
         }
         streams
     }

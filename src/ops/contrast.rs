@@ -1,13 +1,11 @@
 //! How two heads' predictions of one token differ, before the token is known.
 
 use super::cosine;
-use super::math::{LANES, exp, max, sum_lanes};
+use super::loss::{BLOCK, row_max};
+use super::math::{LANES, exp, sum_lanes};
 use crate::data::batch::IGNORE;
 use crate::simd_fn;
 use rayon::prelude::*;
-
-/// Values whose sums are taken in f32 before they join a row's f64 totals.
-const BLOCK: usize = 4096;
 
 /// Two distributions over one vocabulary beside one another; all in nats but the cosine.
 #[derive(Debug, Clone, Copy, Default, PartialEq)]
@@ -52,12 +50,6 @@ pub fn one(a: &[f32], b: &[f32]) -> Contrast {
         divergence: ((mean_b - crossed) / sum_b - log_b + log_a).max(0.0) as f32,
         crossed: [log_prob(a, of_b, 0), log_prob(b, of_a, 1)],
         agree: of_a == of_b,
-    }
-}
-
-simd_fn! {
-    fn row_max(row: &[f32]) -> f32 {
-        max(row)
     }
 }
 

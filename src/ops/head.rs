@@ -3,10 +3,10 @@
 use super::contrast::{self, Contrast};
 use super::gemm::{Left, Right, Shared, Term, View, gemm, gemm_sum};
 use super::packed::Packed;
-use super::tape::{Tape, Var, Weight, left};
+use super::tape::{Tape, Var, Weight, left, rows_from};
 use super::tensor::Tensor;
 use super::{cosine, loss};
-use crate::model::{Gradients, Precision};
+use crate::model::Gradients;
 use std::borrow::Cow;
 use std::cell::LazyCell;
 
@@ -62,14 +62,6 @@ pub struct HeadScores {
 impl HeadScores {
     fn new(targets: usize) -> Self {
         Self { nll: vec![0.0; targets], correct: vec![false; targets], largest: vec![0.0; targets] }
-    }
-}
-
-/// The rows `first ..` of a left operand.
-fn rows_from<'a>(x: &'a Tensor, first: usize, precision: Precision) -> Left<'a> {
-    match left(x, precision) {
-        Left::F32(view) => Left::F32(View { data: &view.data[first * view.row_stride..], ..view }),
-        Left::Bf16 { data, stride } => Left::Bf16 { data: &data[first * stride..], stride },
     }
 }
 
@@ -171,14 +163,41 @@ impl<'m> Tape<'m> {
         (all, compared)
     }
 
-    /// Logits of one row for each of several heads.
+    /// Logits of one row for each of several heads. Heads that begin with one weight are one product there, which reads the weight once.
     pub fn head_logits(&self, parts: &[Part<'_, 'm>], row: usize) -> Vec<Vec<f32>> {
-        let mut logits = Tensor::scratch(1, self.vocabulary(parts));
+        let vocab = self.vocabulary(parts);
+        let begun: Vec<_> = parts.iter().filter(|part| !part.continues).map(|part| part.head.products[0]).collect();
+        let mut beginnings = begun.chunk_by(|a, b| std::ptr::eq(a.1, b.1)).flat_map(|alike| self.one_row_of_each(alike, row, vocab));
+        let mut logits = Tensor::scratch(1, vocab);
         let of_part = |part: &Part<'_, 'm>| {
-            self.logits(&part.head, &self.packed_head(&part.head), row, &mut logits, part.continues);
+            let products = part.head.products;
+            let rest = match beginnings.by_ref().take(usize::from(!part.continues)).next() {
+                Some(beginning) => {
+                    logits.data_mut().copy_from_slice(&beginning);
+                    &products[1..]
+                }
+                None => products,
+            };
+            if !rest.is_empty() {
+                let rest = Head { products: rest };
+                self.logits(&rest, &self.packed_head(&rest), row, &mut logits, true);
+            }
             logits.data().to_vec()
         };
         parts.iter().map(of_part).collect()
+    }
+
+    /// The product of row `row` of each of several inputs, and the one weight that is beside them all.
+    fn one_row_of_each(&self, products: &[(&Var, &'m Weight)], row: usize, vocab: usize) -> Vec<Vec<f32>> {
+        let cols = products[0].0.value.cols();
+        let mut rows = Tensor::scratch(products.len(), cols);
+        for (to, (x, _)) in rows.data_mut().chunks_exact_mut(cols).zip(products) {
+            to.copy_from_slice(&x.value.data()[row * cols..][..cols]);
+        }
+        let mut logits = Tensor::scratch(products.len(), vocab);
+        let right = Right::Packed(&self.packed(products[0].1));
+        gemm(products.len(), vocab, cols, left(&rows, self.precision), right, logits.data_mut(), vocab, false);
+        logits.data().chunks_exact(vocab).map(<[f32]>::to_vec).collect()
     }
 
     fn vocabulary(&self, parts: &[Part<'_, 'm>]) -> usize {

@@ -6,7 +6,7 @@ use crate::simd_fn;
 use rayon::prelude::*;
 
 /// Values whose exponentials are summed in f32 before they join a row's f64 total.
-const BLOCK: usize = 4096;
+pub(super) const BLOCK: usize = 4096;
 
 /// Scores each row: `nll` becomes the negative log-likelihood of its target under the softmax of its logits, in nats,
 /// `correct` whether the target is the row's greatest logit (the first of equals), and `largest` the log-probability of that greatest logit.
@@ -71,13 +71,15 @@ fn is_first_max(row: &[f32], target: u32, max: f32) -> bool {
 }
 
 simd_fn! {
-    fn row_max(row: &[f32]) -> f32 {
+    /// The greatest value.
+    pub(super) fn row_max(row: &[f32]) -> f32 {
         max(row)
     }
 }
 
 simd_fn! {
-    fn sum_exp(x: &[f32], max: f32) -> f32 {
+    /// `Σ e^(x − max)`.
+    pub(super) fn sum_exp(x: &[f32], max: f32) -> f32 {
         let mut lanes = [0.0; LANES];
         let (blocks, rest) = x.as_chunks::<LANES>();
         for x in blocks {

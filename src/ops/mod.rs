@@ -16,6 +16,7 @@ mod kernel;
 pub mod lora;
 pub mod loss;
 pub mod math;
+pub mod mixture;
 pub mod norm;
 mod operands;
 pub mod packed;
@@ -24,6 +25,7 @@ pub mod recorded;
 #[cfg(test)]
 pub(crate) mod reference;
 pub mod rope;
+pub mod sequence;
 pub mod tape;
 pub mod tensor;
 mod tiles;

@@ -1,42 +1,15 @@
 //! The fused operations as the model calls them: forward now, backward on the tape.
 
-use super::attention::{self, Saved, Segment, Sequences, Shape};
+use super::attention::{self, Saved, Sequences, Shape};
 use super::gemm::{Right, Shared, Term, View, gemm, gemm_sum};
 use super::packed::Packed;
 use super::rope::RopeTable;
-use super::tape::{Tape, Var, Vector, Weight, left};
+use super::sequence::{Heads, Sequence};
+use super::tape::{Tape, Var, Vector, Weight, left, rows_from};
 use super::tensor::Tensor;
 use super::{activation, elementwise, embedding, norm};
 use std::cell::LazyCell;
 use std::sync::Arc;
-
-/// The part of an input that attention and positions see: shared by all layers of a pass.
-#[derive(Debug, Clone)]
-pub struct Sequence {
-    /// Number of windows.
-    pub batch: usize,
-    /// Tokens a window.
-    pub length: usize,
-    /// Position of each token in its document, `[batch * length]`.
-    pub positions: Vec<u32>,
-    /// First visible key of each query within its window, `[batch * length]`; `None` when all earlier tokens are visible.
-    pub starts: Option<Vec<u32>>,
-    /// How rows go on from one another where they are no windows but a forest, which has no backward pass; `batch` is then 1.
-    pub forest: Option<Vec<Segment>>,
-}
-
-/// Query heads, key/value heads and their size, of one stream.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct Heads {
-    /// Query heads.
-    pub query: usize,
-    /// Key/value heads.
-    pub key_value: usize,
-    /// Values a head.
-    pub dim: usize,
-    /// Keys that a query looks back over, its own included; all before it where there is none.
-    pub window: Option<usize>,
-}
 
 impl<'m> Tape<'m> {
     /// The values of a norm weight or a bias.
@@ -103,18 +76,30 @@ impl<'m> Tape<'m> {
 
     /// `residual + bias + Σ inputᵢ · weightᵢᵀ`, summed in that order.
     ///
+    /// Where nothing is recorded, rows may be counted from the end: of an input with more of them than the result the last are read, and one with fewer
+    /// adds to the result's last. So a stream that carries a [copy](Tape::twice) before its own rows stands beside streams that don't.
+    ///
     /// # Shapes
-    /// Inputs `[tokens, inᵢ]`, weights `[out, inᵢ]`, bias `[out]`, residual and result `[tokens, out]`.
-    pub fn linear(&mut self, products: &[(&Var, &'m Weight)], bias: Option<&'m Vector>, residual: Option<&Var>) -> Var {
-        let rows = products[0].0.value.rows();
+    /// Inputs `[tokens, inᵢ]`, weights `[out, inᵢ]`, bias `[out]`, residual and result `[rows, out]`.
+    pub fn linear(&mut self, rows: usize, products: &[(&Var, &'m Weight)], bias: Option<&'m Vector>, residual: Option<&Var>) -> Var {
         let (cols, _) = self.weight_shape(products[0].1);
         let mut out = match residual {
             Some(residual) => Tensor::copy_of(&residual.value),
             None => Tensor::scratch(rows, cols),
         };
-        let terms: Vec<Term<'_>> =
-            products.iter().map(|&(x, w)| Term { k: x.value.cols(), left: left(&x.value, self.precision), right: self.right(w) }).collect();
-        gemm_sum(rows, cols, &terms, out.data_mut(), cols, residual.is_some());
+        let (mut whole, mut ends, mut last) = (Vec::with_capacity(products.len()), Vec::new(), rows);
+        for &(x, w) in products {
+            let first = x.value.rows().saturating_sub(rows);
+            let term = Term { k: x.value.cols(), left: rows_from(&x.value, first, self.precision), right: self.right(w) };
+            if x.value.rows() < rows {
+                last = x.value.rows();
+                ends.push(term);
+            } else {
+                whole.push(term);
+            }
+        }
+        gemm_sum(rows, cols, &whole, out.data_mut(), cols, residual.is_some());
+        gemm_sum(last, cols, &ends, &mut out.data_mut()[(rows - last) * cols..], cols, true);
         if let Some(bias) = bias {
             elementwise::add_bias(out.data_mut(), self.vector(bias));
         }
@@ -127,6 +112,7 @@ impl<'m> Tape<'m> {
         if !self.needs(needed.chain([trained_bias.is_some(), residual.is_some_and(|r| r.node.is_some())])) {
             return self.constant(out);
         }
+        assert!(products.iter().all(|(x, _)| x.value.rows() == rows), "rows are counted from the end where nothing is recorded");
         let saved: Vec<_> = products
             .iter()
             .filter(|(x, w)| x.node.is_some() || trained(w))

@@ -1,7 +1,7 @@
 //! A small reverse-mode tape over fused operations. It records nothing for what does not lead to a trained parameter,
 //! so which parameters are trained decides what a step costs: a frozen stream that reads from nothing trained has no backward pass at all.
 
-use super::gemm::{Left, Right};
+use super::gemm::{Left, Right, View};
 use super::packed::Packed;
 use super::tensor::{Bf16, Tensor};
 use crate::model::{Gradients, Parameter, Precision};
@@ -76,6 +76,14 @@ pub(super) fn left(x: &Tensor, precision: Precision) -> Left<'_> {
     match precision {
         Precision::F32 => Left::F32(x.view()),
         Precision::Bf16 => x.bf16().left(),
+    }
+}
+
+/// The rows `first ..` of a left operand.
+pub(super) fn rows_from<'a>(x: &'a Tensor, first: usize, precision: Precision) -> Left<'a> {
+    match left(x, precision) {
+        Left::F32(view) => Left::F32(View { data: &view.data[first * view.row_stride..], ..view }),
+        Left::Bf16 { data, stride } => Left::Bf16 { data: &data[first * stride..], stride },
     }
 }
 

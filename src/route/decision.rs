@@ -1,5 +1,7 @@
 //! The heads' weights for one token, and what they make of the heads' distributions.
 
+use crate::ops::mixture::{log_mixture, log_normaliser};
+
 /// What a router decided for one token.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Decision {
@@ -58,14 +60,11 @@ impl Decision {
         if let (Some(only), None) = (with_a_say.next(), with_a_say.next()) {
             return only.clone();
         }
-        let normalisers: Vec<f64> = logits.iter().map(|row| log_normaliser(row)).collect();
-        let mut terms = Vec::with_capacity(logits.len());
-        let of_token = |token: usize| {
-            terms.clear();
-            terms.extend(self.terms(logits.iter().zip(&normalisers).map(|(row, n)| f64::from(row[token]) - n)));
-            log_sum(&terms) as f32
-        };
-        (0..logits.first().map_or(0, Vec::len)).map(of_token).collect()
+        let said = self.log_weights.iter().zip(logits).filter(|(w, _)| **w > f64::NEG_INFINITY);
+        let rows: Vec<(&[f32], f64)> = said.map(|(w, row)| (row.as_slice(), w - log_normaliser(row))).collect();
+        let mut mixed = vec![0.0; logits.first().map_or(0, Vec::len)];
+        log_mixture(&rows, &mut mixed);
+        mixed
     }
 
     /// `ln(weight · probability)` of every head that has a say.
@@ -81,10 +80,4 @@ pub(super) fn log_sum(x: &[f64]) -> f64 {
     }
     let max = x.iter().copied().fold(f64::NEG_INFINITY, f64::max);
     if max.is_infinite() { max } else { max + x.iter().map(|v| (v - max).exp()).sum::<f64>().ln() }
-}
-
-/// `ln Σ e^logit`: a logit less this is a log-probability (nats).
-pub fn log_normaliser(logits: &[f32]) -> f64 {
-    let max = logits.iter().copied().fold(f32::NEG_INFINITY, f32::max);
-    f64::from(max) + logits.iter().map(|&l| f64::from(l - max).exp()).sum::<f64>().ln()
 }

@@ -251,7 +251,7 @@ mod tests {
         let last = &texts[10];
         let mut cache = model.new_cache(16);
         let logits = model.step(&mut cache, &last.tokens[..11]).unwrap();
-        let of = |head: usize| f64::from(logits[head][last.tokens[11] as usize]) - super::super::log_normaliser(&logits[head]);
+        let of = |head: usize| f64::from(logits[head][last.tokens[11] as usize]) - crate::ops::mixture::log_normaliser(&logits[head]);
         let found = together.last().unwrap();
         assert!((found.log_probs[0] - of(0)).abs() < 1e-5 && (found.log_probs[1] - of(1)).abs() < 1e-5);
         assert_eq!(found.features[13], 10f64.ln_1p(), "ten tokens were predicted before it");

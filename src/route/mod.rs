@@ -22,7 +22,7 @@ mod state;
 mod tests;
 mod track;
 
-pub use decision::{Decision, log_normaliser};
+pub use decision::Decision;
 pub use gate::{Example, FILE as GATE_FILE, Gate};
 pub use parse::parse_list;
 pub use recall::Recall;

@@ -1,4 +1,5 @@
 use super::*;
+use crate::ops::mixture::log_normaliser;
 use proptest::prelude::*;
 
 fn signals(largest: &[f32], cosine: f32) -> Signals<'_> {
