@@ -208,10 +208,10 @@ fn method(config: &Config, mode: Mode) -> Method {
         Mode::Lora => return Method::Baseline(Baseline::Lora(Lora { r: 16, lora_alpha: 32.0, ..Lora::new(0) })),
         Mode::Freeze => return Method::Baseline(Baseline::Freeze(Freeze { frozen_layers: 3, frozen_embedding: true })),
         Mode::LlamaPro => return Method::Baseline(Baseline::LlamaPro(LlamaPro::new(config))),
-        Mode::Preserve => Placement { preserved_layers: config.num_hidden_layers, modules: vec![] },
-        Mode::AdaptAll | Mode::RouteAll | Mode::AdaptedAll => Placement { preserved_layers: 0, modules: Module::ALL.to_vec() },
+        Mode::Preserve => Placement { preserved_layers: config.num_hidden_layers, modules: vec![], r: 0 },
+        Mode::AdaptAll | Mode::RouteAll | Mode::AdaptedAll => Placement { preserved_layers: 0, modules: Module::ALL.to_vec(), r: 0 },
         Mode::Adapt | Mode::Route | Mode::Adapted => {
-            Placement { preserved_layers: config.num_hidden_layers / 2, modules: vec![Module::Attention] }
+            Placement { preserved_layers: config.num_hidden_layers / 2, modules: vec![Module::Attention], r: 0 }
         }
     };
     Method::Expansion(Growth { sizes, placement })

@@ -29,7 +29,7 @@ fn main() -> Result<(), Box<dyn std::error::Error>> {
     let mut random = ChaCha8Rng::seed_from_u64(1);
     let batch = batch(&config, &mut random);
     let growth = growth(&config);
-    let preserve = Growth { placement: Placement { preserved_layers: config.num_hidden_layers, modules: vec![] }, ..growth.clone() };
+    let preserve = Growth { placement: Placement { preserved_layers: config.num_hidden_layers, modules: vec![], r: 0 }, ..growth.clone() };
 
     let mut expansion = grow::initialise(&base, &growth, Initialisation::default(), 0, &|_, _| Ok(()))?;
     for parameter in &mut expansion {
@@ -83,7 +83,7 @@ fn growth(config: &Config) -> Growth {
             num_key_value_heads: 1,
             intermediate_size: (config.intermediate_size / 8).max(8),
         },
-        placement: Placement { preserved_layers: config.num_hidden_layers / 2, modules: vec![Module::Attention, Module::Ffn] },
+        placement: Placement { preserved_layers: config.num_hidden_layers / 2, modules: vec![Module::Attention, Module::Ffn], r: 0 },
     }
 }
 

@@ -45,7 +45,13 @@ fn base() -> BaseCheckpoint {
 
 fn growth(preserved_layers: usize, modules: &[Module]) -> Growth {
     let sizes = Sizes { hidden_size: 16, num_attention_heads: 2, num_key_value_heads: 1, intermediate_size: 20 };
-    Growth { sizes, placement: Placement { preserved_layers, modules: modules.to_vec() } }
+    Growth { sizes, placement: Placement { preserved_layers, modules: modules.to_vec(), r: 0 } }
+}
+
+fn low_rank(preserved_layers: usize, modules: &[Module]) -> Growth {
+    let mut growth = growth(preserved_layers, modules);
+    growth.placement.r = 4;
+    growth
 }
 
 fn widen(model: &mut Model, growth: &Growth) {
@@ -111,6 +117,8 @@ fn a_step_carries_out_the_operations_that_its_plan_counts_whatever_the_method() 
         ("scale-adapt, upper half, attention", vec![], expansion(LAYERS / 2, &[Module::Attention])),
         ("scale-adapt, upper half, feed-forward", vec![], expansion(LAYERS / 2, &[Module::Ffn])),
         ("scale-adapt, everywhere", vec![], expansion(0, &both)),
+        ("low-rank parts, everywhere", vec![], Method::Expansion(low_rank(0, &both))),
+        ("low-rank parts, upper half, attention", vec![], Method::Expansion(low_rank(LAYERS / 2, &[Module::Attention]))),
         ("a ring around one that preserves", vec![growth(LAYERS, &[])], expansion(LAYERS, &[])),
         ("a ring around one that adapts", vec![growth(0, &both)], expansion(LAYERS, &[])),
     ];

@@ -16,7 +16,11 @@ fn exported() -> (World, Value) {
     world.recipe("scale-route", "");
     world.recipe("scale-preserve", "");
     let rate = ["--set", "train.learning_rate=1e-2"];
-    succeeded(&world.train("scale-route", "one", &[&["--set", "route.router=bayes:share=0.01"], &rate[..]].concat()));
+    succeeded(&world.train(
+        "scale-route",
+        "one",
+        &[&["--set", "route.router=bayes:share=0.01", "--set", "method.r=2"], &rate[..]].concat(),
+    ));
     succeeded(&world.train(
         "scale-preserve",
         "two",
@@ -83,7 +87,7 @@ fn a_widened_model_is_written_whole_with_its_code_card_and_origin() {
     );
     assert_eq!(config["architectures"], json!(["TreeringForCausalLM"]));
     assert_eq!((&config["hidden_size"], &config["rope_parameters"]["rope_theta"]), (&24.into(), &json!(10000.0)));
-    assert_eq!(config["rings"][0]["placement"], json!({"preserved_layers": 1, "modules": ["attention", "ffn"]}));
+    assert_eq!(config["rings"][0]["placement"], json!({"preserved_layers": 1, "modules": ["attention", "ffn"], "r": 2}));
     assert_eq!(config["rings"][1]["sizes"]["hidden_size"], 8);
     assert_eq!((&config["head"], &config["router"]), (&"adaptation".into(), &Value::Null));
     let listed = world.json(&["rings", "list", "two", "--json"]);
@@ -235,7 +239,7 @@ fn what_was_trained_elsewhere_comes_back_and_what_must_not_change_is_checked() {
 
     // Configurations that are damaged, newer, or of another kind.
     for (key, value, part) in [
-        ("treering", json!({"format_version": 9}), "reads up to 1"),
+        ("treering", json!({"format_version": 9}), "reads up to 2"),
         ("treering", Value::Null, "`treering.format_version` is missing"),
         ("rings", json!([]), "`rings` has 0 entries"),
         ("rings", json!("two"), "`rings`"),

@@ -46,6 +46,7 @@ fn scale_route_trains_as_scale_adapt_does_and_measures_its_routers_at_every_eval
     }
     // Their defaults of it differ.
     let rate = ["--set", "train.learning_rates.expansion_to_base=6e-4"];
+    let rate = [&rate[..], &["--set", "method.r=2"]].concat();
     succeeded(&world.train("scale-adapt", "adapt", &rate));
     let routers = r#"route.router=["bayes:share=0", "bayes:share=0.01,prior=0.25", "cosine"]"#;
     succeeded(&world.train("scale-route", "route", &[&["--set", routers], &rate[..]].concat()));
@@ -76,7 +77,9 @@ fn scale_route_trains_as_scale_adapt_does_and_measures_its_routers_at_every_eval
     let shape = ["base", "--method", "scale-route", "--dtype", "f32", "--batch-size", "2", "--sequence-length", "16"];
     let asked = [&shape[..], &sizes.each_ref().map(String::as_str)].concat();
     assert_eq!(flops(&asked), flops(&["bare.toml"]));
-    assert_ne!(flops(&asked), flops(&[&asked[..], &["--preserved-layers", "1"]].concat()));
+    for other in [["--preserved-layers", "1"], ["--r", "4"]] {
+        assert_ne!(flops(&asked), flops(&[&asked[..], &other].concat()));
+    }
 
     // The default, where nothing is said.
     world.recipe("scale-route", "");

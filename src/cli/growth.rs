@@ -28,6 +28,9 @@ pub struct GrowthArgs {
     /// Train the expansion-to-base block of these modules above the preserved layers: attention, ffn or both
     #[arg(long, value_name = "MODULE", value_delimiter = ',')]
     modules: Vec<Module>,
+    /// Beside every expansion-to-base block add low-rank parts of this rank to the base's own weight, in the adapted copy of its stream; 0 for none [default: 0]
+    #[arg(long, value_name = "N")]
+    r: Option<usize>,
 }
 
 impl GrowthArgs {
@@ -43,12 +46,12 @@ impl GrowthArgs {
     /// The placement asked for, completed with those of a method.
     pub fn placed(&self, default: Placement) -> Placement {
         let modules = if self.modules.is_empty() { default.modules } else { self.modules.clone() };
-        Placement { preserved_layers: self.preserved_layers.unwrap_or(default.preserved_layers), modules }
+        Placement { preserved_layers: self.preserved_layers.unwrap_or(default.preserved_layers), modules, r: self.r.unwrap_or(default.r) }
     }
 
     /// Whether a placement is given.
     pub fn has_placement(&self) -> bool {
-        self.preserved_layers.is_some() || !self.modules.is_empty()
+        self.preserved_layers.is_some() || !self.modules.is_empty() || self.r.is_some()
     }
 
     /// Whether anything is given.
@@ -73,7 +76,8 @@ pub fn describe(growth: &Growth, config: &Config) -> [(&'static str, String); 2]
         "nowhere: the base stream never changes".to_string()
     } else {
         let modules: Vec<&str> = growth.placement.modules.iter().map(|m| m.as_str()).collect();
-        format!("{} of layers {} to {}", modules.join(" and "), growth.placement.preserved_layers, config.num_hidden_layers - 1)
+        let low_rank = if growth.placement.r > 0 { format!(", with low-rank parts of rank {}", growth.placement.r) } else { String::new() };
+        format!("{} of layers {} to {}{low_rank}", modules.join(" and "), growth.placement.preserved_layers, config.num_hidden_layers - 1)
     };
     [
         (

@@ -91,6 +91,11 @@ class TreeringConfig(PretrainedConfig):
         """Whether the innermost ring writes to the base in `module` (`attention` or `ffn`) of this layer."""
         return layer >= self.fork_layer and module in self.rings[0]["placement"]["modules"]
 
+    @property
+    def rank(self):
+        """The rank of what the innermost ring adds to the base's own weights where it writes to the base; 0 for nothing."""
+        return self.rings[0]["placement"].get("r", 0) if self.rings else 0
+
     def window(self, layer):
         """How many tokens a query of this layer sees, itself included; `None` for all."""
         if self.base_model_type == "mistral":

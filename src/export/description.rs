@@ -14,8 +14,8 @@ use crate::grow::{Growth, Initialisation};
 use crate::model::Head;
 use crate::route::Router;
 
-/// Version of the layout; a reader refuses what is newer.
-pub const FORMAT_VERSION: u32 = 1;
+/// Version of the layout: 1, or 2 where there are low-rank parts; a reader refuses what is newer.
+pub const FORMAT_VERSION: u32 = 2;
 
 /// The configuration's file.
 pub const CONFIG_FILE: &str = "config.json";
@@ -32,7 +32,7 @@ const OWN_KEYS: [&str; 7] = ["base_model_type", "rings", "head", "router", "tree
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Provenance {
-    /// [`FORMAT_VERSION`].
+    /// The oldest that has all of this, at most [`FORMAT_VERSION`].
     pub format_version: u32,
     /// The base.
     pub base: BaseReference,

@@ -1,13 +1,17 @@
 """The layers of a widened model: every linear module a block matrix over the streams, everything else each stream by itself.
 
 A ring reads the base, every ring within it and itself. Only the innermost ring may also write to the base (`expansion_to_base`), in the layers
-and modules that its placement names. Fewer streams than there are rings are those of the model that had fewer rings.
+and modules that its placement names, and there add a low-rank part to the base's own weight (`lora_A`, `lora_B`). Fewer streams than there are rings are those of the model that had fewer rings.
 """
 
 import torch
 import torch.nn.functional as F
 from torch import nn
 from transformers.models.llama.modeling_llama import apply_rotary_pos_emb
+
+
+# The factor on a low-rank part.
+LORA_SCALING = 2.0
 
 
 class Family:
@@ -84,9 +88,10 @@ class WidenedLinear(nn.Module):
     Args:
         added: What each ring adds to the input and to the output.
         adapts: Whether the innermost ring writes to the base here.
+        rank: Of what it adds to the base's own weight then; 0 for nothing.
     """
 
-    def __init__(self, size_in, size_out, bias, added, adapts):
+    def __init__(self, size_in, size_out, bias, added, adapts, rank):
         super().__init__()
         self.weight = nn.Parameter(torch.empty(size_out, size_in))
         self.bias = nn.Parameter(torch.zeros(size_out)) if bias else None
@@ -98,6 +103,9 @@ class WidenedLinear(nn.Module):
             ring["expansion_to_expansion"] = nn.Linear(width, rows, bias=False)
             if adapts and number == 1:
                 ring["expansion_to_base"] = nn.Linear(width, size_out, bias=False)
+                if rank > 0:
+                    ring["lora_A"] = nn.Linear(size_in, rank, bias=False)
+                    ring["lora_B"] = nn.Linear(rank, size_out, bias=False)
             blocks.append(ring)
         add_rings(self, blocks)
 
@@ -107,6 +115,8 @@ class WidenedLinear(nn.Module):
         for number, ring in enumerate(rings_of(self, len(inputs) - 1), start=1):
             reads = ["base_to_expansion", *(f"ring_{inner}_to_expansion" for inner in range(1, number)), "expansion_to_expansion"]
             outputs.append(sum(ring[block](x) for block, x in zip(reads, inputs)))
+            if "lora_A" in ring:
+                outputs[0] = outputs[0] + ring["lora_B"](LORA_SCALING * ring["lora_A"](inputs[0]))
             if "expansion_to_base" in ring:
                 outputs[0] = outputs[0] + ring["expansion_to_base"](inputs[number])
         return outputs
@@ -136,13 +146,13 @@ class TreeringAttention(nn.Module):
         # Query heads and key/value heads of each stream.
         self.heads = [(config.num_attention_heads, config.num_key_value_heads)]
         self.heads += [(ring["num_attention_heads"], ring["num_key_value_heads"]) for ring in rings]
-        adapts = config.adapts(layer, "attention")
+        innermost = config.adapts(layer, "attention"), config.rank
         widths = [ring["hidden_size"] for ring in rings]
         (query, *queries), (key, *keys) = ([count * dim for count in counts] for counts in zip(*self.heads))
-        self.q_proj = WidenedLinear(size, query, family.query_bias, list(zip(widths, queries)), adapts)
-        self.k_proj = WidenedLinear(size, key, family.query_bias, list(zip(widths, keys)), adapts)
-        self.v_proj = WidenedLinear(size, key, family.query_bias, list(zip(widths, keys)), adapts)
-        self.o_proj = WidenedLinear(query, size, family.output_bias, list(zip(queries, widths)), adapts)
+        self.q_proj = WidenedLinear(size, query, family.query_bias, list(zip(widths, queries)), *innermost)
+        self.k_proj = WidenedLinear(size, key, family.query_bias, list(zip(widths, keys)), *innermost)
+        self.v_proj = WidenedLinear(size, key, family.query_bias, list(zip(widths, keys)), *innermost)
+        self.o_proj = WidenedLinear(query, size, family.output_bias, list(zip(queries, widths)), *innermost)
         self.by_head = family.query_key_norm == "head"
         self.q_norm = self.k_norm = None
         if family.query_key_norm is not None:
@@ -181,10 +191,10 @@ class TreeringMLP(nn.Module):
         size, channels, bias = config.hidden_size, config.intermediate_size, Family(config).mlp_bias
         up = [(ring["sizes"]["hidden_size"], ring["sizes"]["intermediate_size"]) for ring in config.rings]
         down = [(channels, width) for width, channels in up]
-        adapts = config.adapts(layer, "ffn")
-        self.gate_proj = WidenedLinear(size, channels, bias, up, adapts)
-        self.up_proj = WidenedLinear(size, channels, bias, up, adapts)
-        self.down_proj = WidenedLinear(channels, size, bias, down, adapts)
+        innermost = config.adapts(layer, "ffn"), config.rank
+        self.gate_proj = WidenedLinear(size, channels, bias, up, *innermost)
+        self.up_proj = WidenedLinear(size, channels, bias, up, *innermost)
+        self.down_proj = WidenedLinear(channels, size, bias, down, *innermost)
 
     def forward(self, inputs):
         return self.down_proj([F.silu(gate) * up for gate, up in zip(self.gate_proj(inputs), self.up_proj(inputs))])

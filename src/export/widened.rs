@@ -82,10 +82,12 @@ fn describe(foundation: &Foundation) -> Result<Description> {
         let manifest = source.manifest(standing.clone(), ring);
         provenance.push(RingProvenance { sha256: ring.reference.sha256.clone(), init: manifest.init, seed: manifest.seed });
     }
+    let low_rank = foundation.rings.iter().any(|ring| ring.growth.placement.r > 0);
+    let format_version = if low_rank { FORMAT_VERSION } else { 1 };
     Ok(Description {
         config: foundation.base.config().clone(),
         growths: foundation.rings.iter().map(|ring| ring.growth.clone()).collect(),
-        provenance: Provenance { format_version: FORMAT_VERSION, base: standing.base, rings: provenance },
+        provenance: Provenance { format_version, base: standing.base, rings: provenance },
     })
 }
 

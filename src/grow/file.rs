@@ -21,7 +21,7 @@ use crate::grow::sizes::Growth;
 use crate::model::Parameter;
 
 /// Version of the layout of expansion files; a reader refuses what is newer. Of files without rings within, version 1 says all there is to say.
-pub const FORMAT_VERSION: u32 = 2;
+pub const FORMAT_VERSION: u32 = 3;
 
 /// The tensors of an expansion folder.
 pub const EXPANSION_FILE: &str = "expansion.safetensors";
@@ -58,7 +58,7 @@ pub struct BaseReference {
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Manifest {
-    /// The oldest version that has all of this: 1, or 2 where there are rings within.
+    /// The oldest version that has all of this: 1, 2 where there are rings within, 3 where there are low-rank parts.
     pub format_version: u32,
     /// Sizes and placement.
     pub growth: Growth,
@@ -80,7 +80,7 @@ impl Manifest {
     pub fn new(growth: Growth, init: Initialisation, seed: u64, standing: Standing, parameters: &[Parameter]) -> Self {
         let Standing { base, rings } = standing;
         let parameter_count = parameters.iter().map(|p| p.value.len()).sum();
-        Self { format_version: format_version(&rings), growth, init, seed, base, rings, parameter_count }
+        Self { format_version: format_version(&rings, growth.placement.r), growth, init, seed, base, rings, parameter_count }
     }
 
     /// What it stands on.
@@ -89,9 +89,13 @@ impl Manifest {
     }
 }
 
-/// The oldest version of the layout that can say what stands on these rings.
-pub fn format_version(rings: &[RingReference]) -> u32 {
-    if rings.is_empty() { 1 } else { FORMAT_VERSION }
+/// The oldest version of the layout that can say what stands on these rings, with low-rank parts of rank `r`.
+pub fn format_version(rings: &[RingReference], r: usize) -> u32 {
+    match (rings, r) {
+        (_, 1..) => FORMAT_VERSION,
+        ([_, ..], _) => 2,
+        ([], _) => 1,
+    }
 }
 
 /// An expansion as it is kept in a folder of its own.

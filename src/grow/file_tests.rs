@@ -15,7 +15,7 @@ fn config() -> Config {
 
 fn growth() -> Growth {
     let sizes = Sizes { hidden_size: 4, num_attention_heads: 2, num_key_value_heads: 1, intermediate_size: 6 };
-    Growth { sizes, placement: Placement { preserved_layers: 1, modules: vec![Module::Attention] } }
+    Growth { sizes, placement: Placement { preserved_layers: 1, modules: vec![Module::Attention], r: 2 } }
 }
 
 fn expansion() -> Expansion {
@@ -205,8 +205,8 @@ fn manifests_that_do_not_fit_are_refused() {
     let manifest_path = path.join(MANIFEST_FILE);
     let good = fs::read_to_string(&manifest_path).unwrap();
     for (from, to, says) in [
-        ("\"format_version\": 1", "\"format_version\": 3", "use a newer one"),
-        ("\"format_version\": 1", "\"format_version\": 0", "format version 0"),
+        ("\"format_version\": 3", "\"format_version\": 4", "use a newer one"),
+        ("\"format_version\": 3", "\"format_version\": 0", "format version 0"),
         ("\"seed\"", "\"sead\"", "sead"),
         ("\"hidden_size\": 4", "\"hidden_size\": 40", "any size from 1 to 8"),
         ("\"hidden_size\": 4", "\"hidden_size\": 3", "expected [11, 3]"),

@@ -9,6 +9,7 @@ use rand_distr::{Distribution, Normal};
 use rayon::prelude::*;
 use sha2::{Digest, Sha256};
 
+use crate::baseline::Lora;
 use crate::checkpoint::names::{self, Projection};
 use crate::checkpoint::{BaseCheckpoint, Config};
 use crate::error::{Error, Result};
@@ -28,8 +29,8 @@ pub const RANDOM_DEVIATION: f32 = 0.02;
 
 /// Makes every parameter of an expansion, in the order of [`layout::expansion_parameters`].
 ///
-/// W21 and W22 start as `init` says, W12 and the expansion's head from zero, its norms from one, and its embedding from `E V_e`,
-/// the base's embedding along its main directions. Random values depend on `seed` and on the parameter's name only.
+/// W21 and W22 start as `init` says, W12, B of the low-rank parts beside it and the expansion's head from zero, A as LoRA's does, its norms from one, and its
+/// embedding from `E V_e`, the base's embedding along its main directions. Random values depend on `seed` and on the parameter's name only.
 /// `progress` is told how many of how many matrices are done, from several threads, and ends the work with an error.
 ///
 /// # Errors
@@ -88,10 +89,13 @@ pub fn initialise_ring(
     expected
         .into_iter()
         .map(|Expected { name, block, shape }| {
+            if block == Block::LoraA {
+                return Ok(Lora::new(seed).initial(Expected { name, block, shape }));
+            }
             let count = shape.iter().product();
             let value = match block {
                 Block::ExpansionNorm => vec![1.0; count],
-                Block::ExpansionHead | Block::ExpansionToBase => vec![0.0; count],
+                Block::ExpansionHead | Block::ExpansionToBase | Block::LoraB => vec![0.0; count],
                 _ => values.remove(&name).ok_or_else(|| Error::usage(format!("no first values were made for `{name}`")))?,
             };
             Ok(Parameter { name, block, shape, value })

@@ -24,11 +24,11 @@ fn growth(hidden_size: usize, placement: Placement) -> Growth {
 }
 
 fn preserve() -> Placement {
-    Placement { preserved_layers: 2, modules: Vec::new() }
+    Placement { preserved_layers: 2, modules: Vec::new(), r: 0 }
 }
 
 fn adapt() -> Placement {
-    Placement { preserved_layers: 1, modules: Module::ALL.to_vec() }
+    Placement { preserved_layers: 1, modules: Module::ALL.to_vec(), r: 3 }
 }
 
 fn make(growth: &Growth, init: &str, seed: u64) -> Vec<Parameter> {
@@ -58,7 +58,13 @@ fn blocks_outside_the_pair_start_as_the_method_says() {
         for p in make(&growth(8, adapt()), init, 1) {
             match p.block {
                 Block::ExpansionNorm => assert!(p.value.iter().all(|&x| x == 1.0), "{}", p.name),
-                Block::ExpansionToBase | Block::ExpansionHead => assert!(p.value.iter().all(|&x| x.to_bits() == 0), "{}", p.name),
+                Block::ExpansionToBase | Block::ExpansionHead | Block::LoraB => {
+                    assert!(p.value.iter().all(|&x| x.to_bits() == 0), "{}", p.name)
+                }
+                Block::LoraA => {
+                    let bound = 1.0 / (p.shape[1] as f32).sqrt();
+                    assert!(p.value.iter().all(|x| x.abs() <= bound) && p.value.iter().any(|x| x.abs() > bound / 2.0), "{}", p.name);
+                }
                 _ => assert!(p.value.iter().all(|x| x.is_finite())),
             }
         }
@@ -224,7 +230,18 @@ fn wide(base: &BaseCheckpoint, rings: &[Ring], layer: usize, projection: Project
     let block = |to: usize, from: usize| -> Option<Vec<f32>> {
         let of_ring = |ring: usize, name: String| rings[ring - 1].parameters.iter().find(|p| p.name == name).map(|p| p.value.clone());
         match (to, from) {
-            (0, 0) => Some(base.tensor(&names::weight(&module), &shapes[0]).unwrap()),
+            (0, 0) => {
+                let mut weight = base.tensor(&names::weight(&module), &shapes[0]).unwrap();
+                let low_rank = [Block::LoraA, Block::LoraB].map(|block| of_ring(1, names::block_weight(&module, block)));
+                if let [Some(a), Some(b)] = low_rank {
+                    let (r, columns) = (rings[0].growth.placement.r, shapes[0][1]);
+                    for (at, w) in weight.iter_mut().enumerate() {
+                        let (row, column) = (at / columns, at % columns);
+                        *w += (0..r).map(|k| 2.0 * b[row * r + k] * a[k * columns + column]).sum::<f32>();
+                    }
+                }
+                Some(weight)
+            }
             (0, ring) => of_ring(ring, names::block_weight(&module, Block::ExpansionToBase)),
             (ring, 0) => of_ring(ring, names::block_weight(&module, Block::BaseToExpansion)),
             (ring, same) if ring == same => of_ring(ring, names::block_weight(&module, Block::ExpansionToExpansion)),

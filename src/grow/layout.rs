@@ -29,21 +29,26 @@ impl Expected {
 }
 
 /// `[out, in]` of one block of a widened projection.
-pub fn block_shape(config: &Config, sizes: &Sizes, projection: Projection, block: Block) -> [usize; 2] {
-    let (base, expansion) = (projection_shape(config, projection), added_shape(config, sizes, projection));
+pub fn block_shape(config: &Config, growth: &Growth, projection: Projection, block: Block) -> [usize; 2] {
+    let (base, expansion) = (projection_shape(config, projection), added_shape(config, &growth.sizes, projection));
     match block {
         Block::ExpansionToBase => [base[0], expansion[1]],
         Block::BaseToExpansion => [expansion[0], base[1]],
         Block::ExpansionToExpansion => expansion,
+        Block::LoraA => [growth.placement.r, base[1]],
+        Block::LoraB => [base[0], growth.placement.r],
         _ => base,
     }
 }
 
-/// The blocks of a projection that hold parameters: W21, W22, and W12 where it is trained.
+/// The blocks of a projection that hold parameters: W21, W22, W12 where it is trained, and the low-rank part beside it where there is one.
 pub fn widened_blocks(growth: &Growth, layer: usize, projection: Projection) -> Vec<Block> {
     let mut blocks = vec![Block::BaseToExpansion, Block::ExpansionToExpansion];
     if growth.placement.trains(layer, projection.module()) {
         blocks.push(Block::ExpansionToBase);
+    }
+    if growth.placement.rank(layer, projection.module()).is_some() {
+        blocks.extend([Block::LoraA, Block::LoraB]);
     }
     blocks
 }
@@ -144,7 +149,7 @@ mod tests {
         let mut config = Config::new(40, 24, 36, 3, 4);
         (config.num_key_value_heads, config.attention_bias, config.mlp_bias) = (2, true, true);
         let sizes = Sizes { hidden_size: 8, num_attention_heads: 2, num_key_value_heads: 1, intermediate_size: 12 };
-        let growth = Growth { sizes, placement: Placement { preserved_layers: 1, modules: Module::ALL.to_vec() } };
+        let growth = Growth { sizes, placement: Placement { preserved_layers: 1, modules: Module::ALL.to_vec(), r: 3 } };
         let all: Vec<Expected> = ring_parameters(&config, &[sizes; 2], &growth).into_iter().chain(base_parameters(&config)).collect();
         for Expected { name, block, .. } in &all {
             assert_eq!(block_of(name), *block, "{name}");

@@ -12,7 +12,7 @@ use crate::error::{Error, Result};
 use crate::files::hex;
 use crate::grow::file::BaseReference;
 use crate::grow::layout::block_shape;
-use crate::grow::sizes::{Growth, Sizes};
+use crate::grow::sizes::{Growth, Placement, Sizes};
 use crate::model::build::{added_shape, projection_shape};
 use crate::model::{Block, Parameter};
 
@@ -158,11 +158,11 @@ impl<'a> Wide<'a> {
         let rows = out + added.iter().map(|shape| shape[0]).sum::<usize>();
         let columns = input + added.iter().map(|shape| shape[1]).sum::<usize>();
         let mut wide = vec![0.0; rows * columns];
-        copy(&mut wide, columns, 0, &weight, input);
+        copy(&mut wide, columns, 0, &self.adapted(layer, projection, weight)?, input);
         let mut row = out;
         for (index, (growth, _)) in self.rings.iter().enumerate() {
             let value = |block| self.value(index, &names::block_weight(&module, block));
-            let width = |block| block_shape(c, &growth.sizes, projection, block)[1];
+            let width = |block| block_shape(c, growth, projection, block)[1];
             let mut column = input;
             let rows = &mut wide[row * columns..];
             copy(rows, columns, 0, value(Block::BaseToExpansion)?, width(Block::BaseToExpansion));
@@ -177,6 +177,23 @@ impl<'a> Wide<'a> {
             row += added[index][0];
         }
         Ok((wide, [rows, columns]))
+    }
+
+    /// The base's weight as the adapted copy of its stream has it, which is the one that rings read: `W + 2 B A` where the first ring adds that.
+    fn adapted(&self, layer: usize, projection: Projection, mut weight: Vec<f32>) -> Result<Vec<f32>> {
+        let Some(r) = self.rings.first().and_then(|(growth, _)| growth.placement.rank(layer, projection.module())) else {
+            return Ok(weight);
+        };
+        let module = names::projection(layer, projection);
+        let (a, b) =
+            (self.value(0, &names::block_weight(&module, Block::LoraA))?, self.value(0, &names::block_weight(&module, Block::LoraB))?);
+        let columns = a.len() / r;
+        for (row, b) in weight.chunks_exact_mut(columns).zip(b.chunks_exact(r)) {
+            for (b, a) in b.iter().zip(a.chunks_exact(columns)) {
+                row.iter_mut().zip(a).for_each(|(w, a)| *w += Placement::SCALING * b * a);
+            }
+        }
+        Ok(weight)
     }
 
     fn value(&self, ring: usize, name: &str) -> Result<&'a [f32]> {

@@ -5,6 +5,7 @@ use std::str::FromStr;
 
 use serde::{Deserialize, Serialize};
 
+use crate::baseline::MAX_RANK;
 use crate::checkpoint::Config;
 use crate::error::{Error, Result};
 
@@ -131,16 +132,25 @@ pub enum Module {
 }
 
 /// Where W12 is trained: in the chosen modules of every layer from `preserved_layers` up.
-/// Preserve is `preserved_layers = num_hidden_layers`.
+/// Preserve is `preserved_layers = num_hidden_layers`. There too, the adapted copy of the base stream may have low-rank parts of its own.
 ///
 /// # Paper
-/// Section 3.3 (`L_fp`) and Figures 6 and 7.
+/// Section 3.3 (`L_fp`) and Figures 6 and 7. The low-rank parts are ours (docs/decisions/0009-adapters.md).
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Placement {
     /// The lowest layers whose W12 stays zero.
     pub preserved_layers: usize,
     /// The modules whose W12 is trained above them.
     pub modules: Vec<Module>,
+    /// Rank of what is added to the base's own weight in the adapted copy of its stream, beside every W12: `W + 2 B A`, with `A [r, in]` and `B [out, r]`.
+    /// 0: nothing, as in the paper. The preserved copy never sees it.
+    #[serde(default, skip_serializing_if = "is_zero")]
+    pub r: usize,
+}
+
+#[allow(clippy::trivially_copy_pass_by_ref)] // as serde calls it
+fn is_zero(n: &usize) -> bool {
+    *n == 0
 }
 
 impl Module {
@@ -174,23 +184,26 @@ impl FromStr for Module {
 }
 
 impl Placement {
+    /// The factor on `B A`: `lora_alpha` of twice the rank, as is usual.
+    pub const SCALING: f32 = 2.0;
+
     /// No W12 anywhere: the base stream never changes.
     ///
     /// # Paper
     /// SCALE-Preserve.
     pub fn preserve(config: &Config) -> Self {
-        Self { preserved_layers: config.num_hidden_layers, modules: Vec::new() }
+        Self { preserved_layers: config.num_hidden_layers, modules: Vec::new(), r: 0 }
     }
 
     /// W12 in the attention of the upper half of the layers, the default of SCALE-Adapt.
     pub fn adapt(config: &Config) -> Self {
-        Self { preserved_layers: config.num_hidden_layers / 2, modules: vec![Module::Attention] }
+        Self { preserved_layers: config.num_hidden_layers / 2, modules: vec![Module::Attention], r: 0 }
     }
 
     /// W12 in every module of every layer, the default of SCALE-Route: what the adaptation head forgets is the router's business there, and with fewer layers
     /// or modules it learns less (docs/experiments.md).
     pub fn route() -> Self {
-        Self { preserved_layers: 0, modules: Module::ALL.to_vec() }
+        Self { preserved_layers: 0, modules: Module::ALL.to_vec(), r: 0 }
     }
 
     /// Whether any W12 is trained.
@@ -201,7 +214,8 @@ impl Placement {
     /// Checks the placement against a base.
     ///
     /// # Errors
-    /// [`Error::Usage`] where there are fewer layers than `preserved_layers`, or layers that train W12 but in no module, or a module named twice.
+    /// [`Error::Usage`] where there are fewer layers than `preserved_layers`, or layers that train W12 but in no module, a module named twice, or a rank
+    /// where nothing is adapted or beyond all sense.
     pub fn validate(&self, config: &Config) -> Result<()> {
         let layers = config.num_hidden_layers;
         if self.preserved_layers > layers {
@@ -221,6 +235,15 @@ impl Placement {
         }
         if let Some(module) = Module::ALL.into_iter().find(|m| self.modules.iter().filter(|n| *n == m).count() > 1) {
             return Err(Error::usage(format!("modules names \"{module}\" twice")));
+        }
+        if self.r > MAX_RANK {
+            return Err(Error::usage(format!("r: {} is out of range; allowed are 0 to {MAX_RANK}", self.r)));
+        }
+        if self.r > 0 && self.is_preserve(config) {
+            return Err(Error::usage(format!(
+                "r = {}, but expansion_to_base is trained nowhere: a low-rank part stands beside it, in the copy of the base stream that it makes",
+                self.r
+            )));
         }
         Ok(())
     }
@@ -244,6 +267,11 @@ impl Placement {
     /// Whether `module` of `layer` trains its expansion-to-base block.
     pub fn trains(&self, layer: usize, module: Module) -> bool {
         layer >= self.preserved_layers && self.modules.contains(&module)
+    }
+
+    /// The rank of what is added to the base's own weight of `module` in `layer`; `None` where nothing is.
+    pub fn rank(&self, layer: usize, module: Module) -> Option<usize> {
+        Some(self.r).filter(|&r| r > 0 && self.trains(layer, module))
     }
 
     /// The first layer in which the base stream forks into a preserved and an adapted copy; `num_hidden_layers` when none does.
@@ -366,7 +394,7 @@ mod tests {
 
     #[test]
     fn a_placement_has_layers_and_modules_that_exist() {
-        let place = |preserved_layers, modules: &[Module]| Placement { preserved_layers, modules: modules.to_vec() };
+        let place = |preserved_layers, modules: &[Module]| Placement { preserved_layers, modules: modules.to_vec(), r: 0 };
         for good in [place(30, &[]), place(30, &[Module::Ffn]), place(0, &Module::ALL), place(29, &[Module::Attention])] {
             good.validate(&smol()).unwrap();
         }

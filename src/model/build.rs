@@ -79,6 +79,10 @@ pub fn ring_parameters(c: &Config, inner: &[Sizes], growth: &Growth) -> Vec<(Str
             if growth.placement.trains(layer, projection.module()) {
                 push(own(Block::ExpansionToBase), Block::ExpansionToBase, rows, columns_up);
             }
+            if let Some(r) = growth.placement.rank(layer, projection.module()) {
+                push(own(Block::LoraA), Block::LoraA, r, columns);
+                push(own(Block::LoraB), Block::LoraB, rows, r);
+            }
         }
         all.extend(of(&[Norm::PostFeedforward]));
     }
@@ -289,6 +293,9 @@ impl Model {
                     Widened {
                         reads: reads.chain([weight(&module, Block::ExpansionToExpansion)]).collect(),
                         expansion_to_base: find(&module, Block::ExpansionToBase).map(Weight::Trained),
+                        low_rank: find(&module, Block::LoraA)
+                            .zip(find(&module, Block::LoraB))
+                            .map(|(a, b)| [Weight::Trained(a), Weight::Trained(b)]),
                     }
                 }),
             })
@@ -351,7 +358,7 @@ impl Model {
                 layer.norms.each_mut().for_each(freeze_vector);
                 for widened in &mut layer.widened {
                     widened.reads.iter_mut().for_each(freeze_weight);
-                    widened.expansion_to_base.iter_mut().for_each(freeze_weight);
+                    widened.expansion_to_base.iter_mut().chain(widened.low_rank.iter_mut().flatten()).for_each(freeze_weight);
                 }
             }
         }

@@ -3,6 +3,7 @@
 use super::Model;
 use super::cache::{KeyValues, Slots};
 use crate::checkpoint::names::Projection;
+use crate::grow::sizes::Placement;
 use crate::ops::sequence::{Heads, Sequence};
 use crate::ops::tape::{Tape, Var, Vector, Weight};
 use crate::ops::tensor::Tensor;
@@ -32,6 +33,8 @@ pub(super) struct Widened {
     pub(super) reads: Vec<Weight>,
     /// Absent where it is zero: then the base stream is the base's, bit for bit, and nothing flows back through it. Only the first ring has it.
     pub(super) expansion_to_base: Option<Weight>,
+    /// A and B of what is added to the base's own weight in the adapted copy of its stream, where there is something.
+    pub(super) low_rank: Option<[Weight; 2]>,
 }
 
 /// The norms of one stream in a layer.
@@ -160,7 +163,8 @@ impl Model {
         streams.iter().zip(weights).map(|(x, weight)| tape.rms_norm(x, weight, eps)).collect()
     }
 
-    /// One widened linear module over the normalised streams, plus bias and residuals: block by block the lower triangle, and W12 of the first ring.
+    /// One widened linear module over the normalised streams, plus bias and residuals: block by block the lower triangle, and of the first ring W12 and
+    /// what stands beside it. The preserved copy that the base stream may carry is neither read by the rings nor written to.
     fn project<'m>(
         &'m self,
         tape: &mut Tape<'m>,
@@ -174,6 +178,12 @@ impl Model {
         let mut products = vec![(&inputs[0], &linear.weight)];
         products.extend(low_rank.iter().map(|(h, b)| (h, *b)));
         let rings = self.rings.iter().map(|ring| &ring.layers[index].widened[projection as usize]);
+        let adapted = rings.clone().zip(&inputs[1..]).find_map(|(ring, g)| {
+            let [a, b] = ring.low_rank.as_ref()?;
+            let low = tape.linear(g.value().rows(), &[(&inputs[0], a)], None, None);
+            Some((tape.scale(low, Placement::SCALING), b))
+        });
+        products.extend(adapted.iter().map(|(h, b)| (h, *b)));
         products.extend(rings.clone().zip(&inputs[1..]).filter_map(|(ring, g)| Some((g, ring.expansion_to_base.as_ref()?))));
         let mut outputs = Vec::with_capacity(inputs.len());
         outputs.push(tape.linear(inputs[0].value().rows(), &products, linear.bias.as_ref(), residuals.map(|r| &r[0])));

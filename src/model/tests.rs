@@ -70,7 +70,7 @@ pub(crate) fn base(c: &Config) -> BaseCheckpoint {
 
 pub(crate) fn growth(preserved_layers: usize, modules: &[Module]) -> Growth {
     let sizes = Sizes { hidden_size: 10, num_attention_heads: 2, num_key_value_heads: 1, intermediate_size: 12 };
-    Growth { sizes, placement: Placement { preserved_layers, modules: modules.to_vec() } }
+    Growth { sizes, placement: Placement { preserved_layers, modules: modules.to_vec(), r: 0 } }
 }
 
 fn expansion(c: &Config, growth: &Growth, fresh: bool) -> Vec<Parameter> {
@@ -87,7 +87,7 @@ pub(crate) fn ring(c: &Config, inner: &[Sizes], growth: &Growth, fresh: bool) ->
             let mut value = values(&mut rng, n, 0.2);
             match block {
                 Block::ExpansionNorm => value.iter_mut().for_each(|v| *v += 1.0),
-                Block::ExpansionHead | Block::ExpansionToBase if fresh => value.fill(0.0),
+                Block::ExpansionHead | Block::ExpansionToBase | Block::LoraB if fresh => value.fill(0.0),
                 _ => {}
             }
             Parameter { name, block, shape, value }
@@ -112,9 +112,11 @@ pub(crate) fn batch(windows: usize, length: usize, masked: bool) -> Batch {
 
 pub(crate) const PRECISIONS: [Precision; 2] = [Precision::F32, Precision::Bf16];
 
-pub(super) fn placements() -> [Growth; 3] {
+pub(super) fn placements() -> [Growth; 4] {
     let both = [Module::Attention, Module::Ffn];
-    [growth(3, &[Module::Attention]), growth(1, &[Module::Attention]), growth(0, &both)]
+    let mut low_rank = growth(1, &both);
+    low_rank.placement.r = 3;
+    [growth(3, &[Module::Attention]), growth(1, &[Module::Attention]), growth(0, &both), low_rank]
 }
 
 #[test]

@@ -4,14 +4,14 @@ use toml::Table;
 
 use super::section::Section;
 use super::{MOST, MethodConfig, MethodKind};
-use crate::baseline::Lora;
+use crate::baseline::{Lora, MAX_RANK};
 use crate::checkpoint::names::Projection;
 use crate::error::{Error, Result};
 
 /// `target_modules` that `peft` spells in one word: every linear module of a layer.
 const ALL_LINEAR: &str = "all-linear";
 
-/// Keys, and the one method that has them.
+/// Keys, and the one method that has them; `r` is also a key of the methods that train W12.
 const KEYS: [(&str, MethodKind); 8] = [
     ("r", MethodKind::Lora),
     ("lora_alpha", MethodKind::Lora),
@@ -25,7 +25,8 @@ const KEYS: [(&str, MethodKind); 8] = [
 
 /// Refuses keys of another of these methods by name: they would be read and never used.
 pub(super) fn refuse_keys_of_others(section: &Section, kind: MethodKind) -> Result<()> {
-    match KEYS.into_iter().find(|&(key, owner)| owner != kind && section.has(key)) {
+    let others = |key: &str, owner| owner != kind && !(key == "r" && kind.adapts());
+    match KEYS.into_iter().find(|&(key, owner)| others(key, owner) && section.has(key)) {
         Some((key, owner)) => Err(section.error(key, format!("the method `{}` has no such key; `{}` has", kind.as_str(), owner.as_str()))),
         None => Ok(()),
     }
@@ -40,6 +41,7 @@ pub(super) fn read(section: &mut Section, kind: MethodKind, method: &mut MethodC
             method.frozen_embedding = section.boolean("frozen_embedding")?.unwrap_or(true);
         }
         MethodKind::LlamaPro => method.groups = section.count("groups", 1..=MOST)?,
+        MethodKind::ScaleAdapt | MethodKind::ScaleRoute => method.r = section.count("r", 0..=MAX_RANK as u64)?,
         _ => {}
     }
     Ok(())
@@ -62,7 +64,7 @@ fn read_lora(section: &mut Section, seed: u64) -> Result<Lora> {
     // One order for one meaning, so that runs and files compare equal.
     target_modules.sort_unstable();
     Ok(Lora {
-        r: section.count("r", 1..=crate::baseline::MAX_RANK as u64)?.unwrap_or(default.r),
+        r: section.count("r", 1..=MAX_RANK as u64)?.unwrap_or(default.r),
         lora_alpha: section.number("lora_alpha", |a| a > 0.0, "a number above 0")?.unwrap_or(default.lora_alpha),
         lora_dropout: section
             .number("lora_dropout", |p| (0.0..1.0).contains(&p), "at least 0 and below 1")?

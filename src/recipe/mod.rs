@@ -163,6 +163,8 @@ pub struct MethodConfig {
     pub preserved_layers: Option<usize>,
     /// The modules whose W12 is trained above them (`scale-adapt`, `scale-route`).
     pub modules: Option<Vec<Module>>,
+    /// Rank of the low-rank parts beside every W12 (`scale-adapt`, `scale-route`); 0 for none.
+    pub r: Option<usize>,
     /// The adapters (`lora`).
     pub lora: Option<Lora>,
     /// How many of the lowest layers are frozen (`freeze`).
@@ -311,6 +313,7 @@ impl Recipe {
             if method.kind.adapts() {
                 method.preserved_layers = Some(growth.placement.preserved_layers);
                 method.modules = Some(growth.placement.modules);
+                method.r = Some(growth.placement.r);
             }
         }
         Ok(self)
@@ -326,6 +329,7 @@ impl Recipe {
         let placement = Placement {
             preserved_layers: method.preserved_layers.unwrap_or(default.preserved_layers),
             modules: method.modules.clone().unwrap_or(default.modules),
+            r: method.r.unwrap_or(default.r),
         };
         let sizes =
             Sizes::complete(config, method.hidden_size, method.num_attention_heads, method.num_key_value_heads, method.intermediate_size);

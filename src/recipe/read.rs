@@ -89,8 +89,9 @@ fn read(table: Table, folder: &Path) -> Result<Recipe> {
     let model = read_model(model, folder)?;
     let data = read_data(data, folder)?;
     let (kind, method) = read_kind(method)?;
-    let train = read_train(train, kind)?;
+    let mut train = read_train(train, kind)?;
     let method = read_method(method, kind, train.seed)?;
+    rate_low_rank_parts(&method, &mut train)?;
     let eval = read_eval(eval, &data, &train, folder)?;
     let routers = read_route(route, kind)?;
     Ok(Recipe { model, method, data, train, eval, routers })
@@ -132,6 +133,7 @@ fn read_method(mut section: Section, kind: MethodKind, seed: u64) -> Result<Meth
         init: Initialisation::default(),
         preserved_layers: section.count("preserved_layers", 0..=MOST)?,
         modules: None,
+        r: None,
         lora: None,
         frozen_layers: None,
         frozen_embedding: true,
@@ -318,13 +320,36 @@ fn check_blocks<'a>(method: MethodKind, blocks: impl Iterator<Item = &'a Block>)
             MethodKind::Full | MethodKind::Freeze | MethodKind::LlamaPro => block == Block::Base,
             MethodKind::Lora => matches!(block, Block::LoraA | Block::LoraB),
             MethodKind::ScalePreserve => block.is_expansion() && block != Block::ExpansionToBase,
-            MethodKind::ScaleAdapt | MethodKind::ScaleRoute => block.is_expansion(),
+            // Whether there are low-rank parts is for `check_adapters` to say.
+            MethodKind::ScaleAdapt | MethodKind::ScaleRoute => block != Block::Base,
         };
         if !trained {
             return Err(Error::usage(format!("train.learning_rates.{block}: the method `{}` does not train this block", method.as_str())));
         }
     }
     Ok(())
+}
+
+/// Gives low-rank parts the rate of W12, beside which they stand; refuses rates of parts that there are not.
+fn rate_low_rank_parts(method: &MethodConfig, train: &mut TrainConfig) -> Result<()> {
+    if !method.kind.adapts() {
+        return Ok(());
+    }
+    let none = method.r.unwrap_or(0) == 0;
+    if !none {
+        let LearningRates { learning_rate, by_block } = &mut train.learning_rates;
+        let rate = by_block.get(&Block::ExpansionToBase).copied().unwrap_or(*learning_rate);
+        for block in [Block::LoraA, Block::LoraB] {
+            by_block.entry(block).or_insert(rate);
+        }
+    }
+    let given = train.learning_rates.by_block.keys().find(|block| matches!(block, Block::LoraA | Block::LoraB));
+    match given.filter(|_| none) {
+        Some(block) => Err(Error::usage(format!(
+            "train.learning_rates.{block}: nothing of this block is trained\n  hint: method.r = 16 adds it beside expansion_to_base"
+        ))),
+        None => Ok(()),
+    }
 }
 
 fn read_eval(mut section: Section, data: &DataConfig, train: &TrainConfig, folder: &Path) -> Result<EvalConfig> {

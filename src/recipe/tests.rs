@@ -206,6 +206,35 @@ fn what_a_method_does_not_use_is_refused() {
     assert!(message(set(&full, &["method.hidden_size=8"])).contains("adds nothing"));
     assert!(message(set(&full, &["method.modules=['ffn']"])).contains("scale-adapt"));
     assert!(message(set(&full, &["train.learning_rates.expansion_head=1e-3"])).contains("does not train"));
+    assert!(message(set(SHORT, &["method.r=4"])).contains("`scale-preserve` has no such key"));
+    assert!(message(set(SHORT, &["train.learning_rates.lora_B=1e-3"])).contains("does not train"));
+    let adapt = SHORT.replace("scale-preserve", "scale-adapt");
+    let rate = "train.learning_rates.lora_B=1e-3";
+    assert!(message(set(&adapt, &[rate])).contains("method.r = 16 adds it"));
+    assert!(message(set(&adapt, &[rate, "method.r=0"])).contains("nothing of this block is trained"));
+    assert!(set(&adapt, &[rate, "method.r=4"]).is_ok());
+}
+
+#[test]
+fn the_rank_of_low_rank_parts_is_written_out_and_none_is_none() {
+    let config = Config::new(512, 64, 176, 4, 8);
+    for (kind, r) in [("scale-adapt", 0), ("scale-route", 0), ("scale-route", 16)] {
+        let given: &[&str] = if r == 0 { &[] } else { &["method.r=16"] };
+        let recipe = set(&SHORT.replace("scale-preserve", kind), given).unwrap().resolve(&config).unwrap();
+        assert_eq!((recipe.method.r, recipe.growth(&config).unwrap().unwrap().placement.r), (Some(r), r));
+        let rates = &recipe.train.learning_rates;
+        assert_eq!(rates.by_block.get(&Block::LoraB).copied(), (r > 0).then(|| rates.of(Block::ExpansionToBase)));
+        let text = recipe.resolved_toml();
+        assert_eq!(Recipe::parse(&text, Path::new("/x"), &[]).unwrap(), recipe);
+        // A run of before there were any says nothing of it.
+        let known = |line: &&str| !["r = ", "lora_A = ", "lora_B = "].iter().any(|new| line.starts_with(new));
+        let text: Vec<&str> = text.lines().filter(known).collect();
+        let before = Recipe::parse(&text.join("\n"), Path::new("/x"), &[]).unwrap();
+        assert_eq!(before.fingerprint() == recipe.fingerprint(), r == 0);
+    }
+    let adapt = SHORT.replace("scale-preserve", "scale-adapt");
+    let error = set(&adapt, &["method.r=4", "method.preserved_layers=4"]).unwrap().resolve(&config).unwrap_err().to_string();
+    assert!(error.contains("method.r = 4, but expansion_to_base is trained nowhere"), "{error}");
 }
 
 #[test]

@@ -60,6 +60,9 @@ fn method(method: &MethodConfig) -> Table {
         if let Some(modules) = &method.modules {
             put(&mut table, "modules", modules);
         }
+        if let Some(r) = method.r {
+            put(&mut table, "r", r);
+        }
     }
     table
 }

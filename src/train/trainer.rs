@@ -274,7 +274,8 @@ impl Trainer {
         }
         let train = &self.recipe.train;
         let state = State {
-            format_version: format_version(&self.standing.rings),
+            // What is trained is the recipe's to say, so a state has no low-rank parts of its own.
+            format_version: format_version(&self.standing.rings, 0),
             step: self.step,
             tokens: self.tokens,
             wall_seconds: self.wall_seconds,

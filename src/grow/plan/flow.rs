@@ -84,7 +84,7 @@ fn widened(config: &Config, inner: &[Growth], growth: &Growth) -> Vec<Layer> {
             let attention = entry || trains(Module::Attention);
             let ffn = attention || trains(Module::Ffn);
             live = ffn;
-            let mut products = Vec::new();
+            let (mut products, mut low_rank) = (Vec::new(), 0);
             for projection in Projection::ALL {
                 let base_shape = projection_shape(config, projection).map(|n| n as u64);
                 let live_input = input_is_live(projection, entry, attention, attention, ffn);
@@ -102,8 +102,10 @@ fn widened(config: &Config, inner: &[Growth], growth: &Growth) -> Vec<Layer> {
                     push(Block::BaseToExpansion, rows * width, true);
                 }
                 for block in layout::widened_blocks(growth, layer, projection) {
-                    let [out, width] = layout::block_shape(config, &growth.sizes, projection, block);
-                    let live_input = block != Block::BaseToExpansion || live_input;
+                    let [out, width] = layout::block_shape(config, growth, projection, block);
+                    // What the expansion or an adapter's A has made always carries a gradient.
+                    let live_input = !matches!(block, Block::BaseToExpansion | Block::LoraA) || live_input;
+                    low_rank += if block == Block::LoraB { width as u64 } else { 0 };
                     products.push(Product { block, values: (out * width) as u64, trained: true, live_input });
                 }
             }
@@ -117,7 +119,9 @@ fn widened(config: &Config, inner: &[Growth], growth: &Growth) -> Vec<Layer> {
             let streams = inner.iter().map(|ring| of_ring(ring, false)).chain([of_ring(growth, true)]);
             // All of them are inputs of trained matrices.
             let read = |stream: Stream| Stream { inputs: all_inputs(&stream), ..stream };
-            Layer { window: config.window(layer), products, base: read(base), rings: streams.map(read).collect() }
+            let mut base = read(base);
+            base.inputs += low_rank;
+            Layer { window: config.window(layer), products, base, rings: streams.map(read).collect() }
         })
         .collect()
 }
