@@ -208,7 +208,7 @@ fn method(config: &Config, mode: Mode) -> Method {
         Mode::Lora => return Method::Baseline(Baseline::Lora(Lora { r: 16, lora_alpha: 32.0, ..Lora::new(0) })),
         Mode::Freeze => return Method::Baseline(Baseline::Freeze(Freeze { frozen_layers: 3, frozen_embedding: true })),
         Mode::LlamaPro => return Method::Baseline(Baseline::LlamaPro(LlamaPro::new(config))),
-        Mode::Preserve => Placement { preserved_layers: config.num_hidden_layers, modules: vec![], r: 0 },
+        Mode::Preserve => Placement::preserve(config),
         Mode::AdaptAll | Mode::RouteAll | Mode::AdaptedAll => Placement { preserved_layers: 0, modules: Module::ALL.to_vec(), r: 0 },
         Mode::Adapt | Mode::Route | Mode::Adapted => {
             Placement { preserved_layers: config.num_hidden_layers / 2, modules: vec![Module::Attention], r: 0 }

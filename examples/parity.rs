@@ -29,7 +29,7 @@ fn main() -> Result<(), Box<dyn std::error::Error>> {
     let mut random = ChaCha8Rng::seed_from_u64(1);
     let batch = batch(&config, &mut random);
     let growth = growth(&config);
-    let preserve = Growth { placement: Placement { preserved_layers: config.num_hidden_layers, modules: vec![], r: 0 }, ..growth.clone() };
+    let preserve = Growth { placement: Placement::preserve(&config), ..growth.clone() };
 
     let mut expansion = grow::initialise(&base, &growth, Initialisation::default(), 0, &|_, _| Ok(()))?;
     for parameter in &mut expansion {

@@ -9,18 +9,12 @@ stream behind the layer where the base's own is largest is compared. Prints one 
 adaptation head, their share of the text, and each with its text and both values. Needs torch, transformers and zstandard (scripts/setup-peers.sh and
 `pip install zstandard`).
 """
-import argparse, collections, io, json
+import argparse, collections, json
 
 import torch
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
-
-def lines(path):
-    if not path.endswith(".zst"):
-        return open(path, encoding="utf-8")
-    import zstandard
-
-    return io.TextIOWrapper(zstandard.ZstdDecompressor().stream_reader(open(path, "rb")), encoding="utf-8")
+from corpus_lines import lines
 
 
 def largest(model, tokens, head):

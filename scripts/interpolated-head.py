@@ -8,20 +8,14 @@ evidence from each window's first token on. Prints perplexities, geometric means
 each expert, and of the fixed-share mixtures (`bayes` with its defaults) of base and adaptation, of base and each expert, of all three, and of
 all there are. Needs torch, transformers and zstandard (scripts/setup-peers.sh and `pip install zstandard`).
 """
-import argparse, io, json, math, sys
+import argparse, json, math, sys
 
 import torch
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
+from corpus_lines import lines
+
 WINDOW = 256
-
-
-def lines(path):
-    if not path.endswith(".zst"):
-        return open(path, encoding="utf-8")
-    import zstandard
-
-    return io.TextIOWrapper(zstandard.ZstdDecompressor().stream_reader(open(path, "rb")), encoding="utf-8")
 
 
 def mixture(experts, share=1e-3):

@@ -71,7 +71,7 @@ fn model(name: &str, method: &str, golden: &Golden, precision: Precision) -> Mod
     if method != "full" {
         let mut growth = golden.growth.clone();
         if method == "preserve" {
-            growth.placement = Placement { preserved_layers: base.config().num_hidden_layers, modules: vec![], r: 0 };
+            growth.placement = Placement::preserve(base.config());
         }
         let (kept, _) = file::load_parameters(folder(name).join("expansion.safetensors"), None).unwrap();
         let mut kept: HashMap<String, _> = kept.into_iter().map(|p| (p.name.clone(), p)).collect();

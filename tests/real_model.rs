@@ -49,7 +49,7 @@ fn batch(golden: &Golden) -> Batch {
 
 fn preserve(base: &BaseCheckpoint) -> Growth {
     let sizes = Sizes { hidden_size: 64, num_attention_heads: 3, num_key_value_heads: 1, intermediate_size: 256 };
-    Growth { sizes, placement: Placement { preserved_layers: base.config().num_hidden_layers, modules: vec![], r: 0 } }
+    Growth { sizes, placement: Placement::preserve(base.config()) }
 }
 
 #[test]

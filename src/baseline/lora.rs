@@ -10,7 +10,8 @@ use crate::checkpoint::names::{self, Projection};
 use crate::error::{Error, Result};
 use crate::grow::layout::Expected;
 use crate::model::build::projection_shape;
-use crate::model::{Block, Parameter};
+use crate::model::{Block, Parameter, Precision};
+use crate::ops::gemm::{Left, Right, View, gemm};
 
 /// The largest rank: more than any matrix has, small enough that sizes fit.
 pub const MAX_RANK: usize = 1 << 16;
@@ -39,6 +40,17 @@ pub struct Lora {
 
 fn as_names<S: Serializer>(modules: &[Projection], serializer: S) -> std::result::Result<S::Ok, S::Error> {
     serializer.collect_seq(modules.iter().map(|projection| projection.name()))
+}
+
+/// `W + scaling · B A` in f32.
+///
+/// # Shapes
+/// `weight [out, width]`, `a [r, width]`, `b [out, r]`.
+pub(crate) fn merge(weight: &mut [f32], scaling: f32, a: &[f32], b: &[f32], width: usize) {
+    let r = a.len() / width;
+    let scaled: Vec<f32> = b.iter().map(|v| v * scaling).collect();
+    let (left, right) = (Left::F32(View::rows(&scaled, r)), Right::F32(View::rows(a, width), Precision::F32));
+    gemm(weight.len() / width, width, r, left, right, weight, width, true);
 }
 
 impl Lora {

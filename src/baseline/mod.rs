@@ -18,6 +18,7 @@ use serde::Serialize;
 
 pub use freeze::Freeze;
 pub use llama_pro::LlamaPro;
+pub(crate) use lora::merge;
 pub use lora::{Lora, MAX_RANK};
 
 use crate::checkpoint::Config;

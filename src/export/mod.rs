@@ -13,14 +13,13 @@ pub mod widened;
 use std::collections::HashMap;
 use std::path::Path;
 
-use crate::baseline::{Baseline, Lora};
+use crate::baseline::{Baseline, merge};
 use crate::checkpoint::names::{self, Projection};
 use crate::checkpoint::{BaseCheckpoint, Dtype};
 use crate::error::{Error, Result};
 use crate::grow::layout::{self, Expected};
 use crate::grow::verify::{Difference, windows};
 use crate::model::{Model, Parameter};
-use crate::ops::gemm::{Left, Right, View, gemm};
 
 /// Windows, and tokens a window, that two models are compared on.
 const WINDOWS: [usize; 2] = [4, 64];
@@ -51,7 +50,7 @@ pub fn plain(folder: &Path, base: &BaseCheckpoint, baseline: &Baseline, paramete
         (Some(Origin::Base(source)), _) => base.tensor(source, shape),
         (Some(Origin::Merged(source, [a, b])), Baseline::Lora(lora)) => {
             let mut weight = base.tensor(source, shape)?;
-            merge(&mut weight, lora, &parameters[*a].value, &parameters[*b].value, shape[1]);
+            merge(&mut weight, lora.scaling() as f32, &parameters[*a].value, &parameters[*b].value, shape[1]);
             Ok(weight)
         }
         _ => Err(Error::usage(format!("no values are known for `{name}`"))),
@@ -100,17 +99,6 @@ fn origins(base: &BaseCheckpoint, baseline: &Baseline, parameters: &[Parameter])
     }
     all.extend(layout::norm_parameters(&model).into_iter().chain(layout::head_parameters(&model)).map(same));
     Ok(all)
-}
-
-/// `W + scaling · B A` in f32.
-///
-/// # Shapes
-/// `weight [out, width]`, `a [r, width]`, `b [out, r]`.
-fn merge(weight: &mut [f32], lora: &Lora, a: &[f32], b: &[f32], width: usize) {
-    let scaling = lora.scaling() as f32;
-    let scaled: Vec<f32> = b.iter().map(|v| v * scaling).collect();
-    let (left, right) = (Left::F32(View::rows(&scaled, lora.r)), Right::F32(View::rows(a, width), crate::model::Precision::F32));
-    gemm(weight.len() / width, width, lora.r, left, right, weight, width, true);
 }
 
 /// How every head of one model differs from that of another on random tokens: log-probabilities of whole windows, and the logits of the last

@@ -80,7 +80,8 @@ impl Manifest {
     pub fn new(growth: Growth, init: Initialisation, seed: u64, standing: Standing, parameters: &[Parameter]) -> Self {
         let Standing { base, rings } = standing;
         let parameter_count = parameters.iter().map(|p| p.value.len()).sum();
-        Self { format_version: format_version(&rings, growth.placement.r), growth, init, seed, base, rings, parameter_count }
+        let format_version = if growth.placement.r > 0 { FORMAT_VERSION } else { format_version(&rings) };
+        Self { format_version, growth, init, seed, base, rings, parameter_count }
     }
 
     /// What it stands on.
@@ -89,13 +90,9 @@ impl Manifest {
     }
 }
 
-/// The oldest version of the layout that can say what stands on these rings, with low-rank parts of rank `r`.
-pub fn format_version(rings: &[RingReference], r: usize) -> u32 {
-    match (rings, r) {
-        (_, 1..) => FORMAT_VERSION,
-        ([_, ..], _) => 2,
-        ([], _) => 1,
-    }
+/// The oldest version of the layout that can say what stands on these rings.
+pub fn format_version(rings: &[RingReference]) -> u32 {
+    if rings.is_empty() { 1 } else { 2 }
 }
 
 /// An expansion as it is kept in a folder of its own.

@@ -6,6 +6,7 @@ use std::path::{Path, PathBuf};
 use serde::{Deserialize, Serialize};
 use sha2::{Digest, Sha256};
 
+use crate::baseline::merge;
 use crate::checkpoint::names::{self, Projection};
 use crate::checkpoint::{BaseCheckpoint, Config};
 use crate::error::{Error, Result};
@@ -181,17 +182,11 @@ impl<'a> Wide<'a> {
 
     /// The base's weight as the adapted copy of its stream has it, which is the one that rings read: `W + 2 B A` where the first ring adds that.
     fn adapted(&self, layer: usize, projection: Projection, mut weight: Vec<f32>) -> Result<Vec<f32>> {
-        let Some(r) = self.rings.first().and_then(|(growth, _)| growth.placement.rank(layer, projection.module())) else {
-            return Ok(weight);
-        };
-        let module = names::projection(layer, projection);
-        let (a, b) =
-            (self.value(0, &names::block_weight(&module, Block::LoraA))?, self.value(0, &names::block_weight(&module, Block::LoraB))?);
-        let columns = a.len() / r;
-        for (row, b) in weight.chunks_exact_mut(columns).zip(b.chunks_exact(r)) {
-            for (b, a) in b.iter().zip(a.chunks_exact(columns)) {
-                row.iter_mut().zip(a).for_each(|(w, a)| *w += Placement::SCALING * b * a);
-            }
+        if self.rings.first().is_some_and(|(growth, _)| growth.placement.rank(layer, projection.module()).is_some()) {
+            let module = names::projection(layer, projection);
+            let value = |block| self.value(0, &names::block_weight(&module, block));
+            let width = projection_shape(self.base.config(), projection)[1];
+            merge(&mut weight, Placement::SCALING, value(Block::LoraA)?, value(Block::LoraB)?, width);
         }
         Ok(weight)
     }

@@ -6,7 +6,7 @@ use crate::baseline::{Baseline, Part, Source};
 use crate::checkpoint::names::{self, Norm, Projection};
 use crate::checkpoint::{BaseCheckpoint, Config, QueryKeyNorm};
 use crate::error::{Error, Result};
-use crate::grow::sizes::{Growth, Sizes};
+use crate::grow::sizes::{Growth, Placement, Sizes};
 use crate::model::parameter::{Block, Parameter};
 use crate::ops::lora::Dropout;
 use crate::ops::packed::Packed;
@@ -211,7 +211,8 @@ impl Model {
                     first_row: 0,
                 }),
             },
-            _ => Adapters { scaling: 1.0, dropout: None },
+            // Of what a ring may add.
+            _ => Adapters { scaling: Placement::SCALING, dropout: None },
         };
         let (rings, heads) = (Vec::new(), Head::of_rings(0));
         Ok(Self {
@@ -293,9 +294,12 @@ impl Model {
                     Widened {
                         reads: reads.chain([weight(&module, Block::ExpansionToExpansion)]).collect(),
                         expansion_to_base: find(&module, Block::ExpansionToBase).map(Weight::Trained),
-                        low_rank: find(&module, Block::LoraA)
-                            .zip(find(&module, Block::LoraB))
-                            .map(|(a, b)| [Weight::Trained(a), Weight::Trained(b)]),
+                        // Its number is for dropout, of which there is none beside a ring.
+                        adapter: find(&module, Block::LoraA).zip(find(&module, Block::LoraB)).map(|(a, b)| Adapter {
+                            a: Weight::Trained(a),
+                            b: Weight::Trained(b),
+                            number: 0,
+                        }),
                     }
                 }),
             })
@@ -344,10 +348,7 @@ impl Model {
             for linear in &mut layer.linear {
                 freeze_weight(&mut linear.weight);
                 linear.bias.iter_mut().for_each(freeze_vector);
-                if let Some(Adapter { a, b, .. }) = &mut linear.adapter {
-                    freeze_weight(a);
-                    freeze_weight(b);
-                }
+                linear.adapter.iter_mut().flat_map(|Adapter { a, b, .. }| [a, b]).for_each(freeze_weight);
             }
         }
         for ring in &mut self.rings {
@@ -358,7 +359,8 @@ impl Model {
                 layer.norms.each_mut().for_each(freeze_vector);
                 for widened in &mut layer.widened {
                     widened.reads.iter_mut().for_each(freeze_weight);
-                    widened.expansion_to_base.iter_mut().chain(widened.low_rank.iter_mut().flatten()).for_each(freeze_weight);
+                    widened.expansion_to_base.iter_mut().for_each(freeze_weight);
+                    widened.adapter.iter_mut().flat_map(|Adapter { a, b, .. }| [a, b]).for_each(freeze_weight);
                 }
             }
         }

@@ -3,7 +3,6 @@
 use super::Model;
 use super::cache::{KeyValues, Slots};
 use crate::checkpoint::names::Projection;
-use crate::grow::sizes::Placement;
 use crate::ops::sequence::{Heads, Sequence};
 use crate::ops::tape::{Tape, Var, Vector, Weight};
 use crate::ops::tensor::Tensor;
@@ -33,8 +32,8 @@ pub(super) struct Widened {
     pub(super) reads: Vec<Weight>,
     /// Absent where it is zero: then the base stream is the base's, bit for bit, and nothing flows back through it. Only the first ring has it.
     pub(super) expansion_to_base: Option<Weight>,
-    /// A and B of what is added to the base's own weight in the adapted copy of its stream, where there is something.
-    pub(super) low_rank: Option<[Weight; 2]>,
+    /// What is added to the base's own weight in the adapted copy of its stream, where there is something. Only the first ring has it.
+    pub(super) adapter: Option<Adapter>,
 }
 
 /// The norms of one stream in a layer.
@@ -174,16 +173,13 @@ impl Model {
         residuals: Option<&[Var]>,
     ) -> Streams {
         let linear = &self.layers[index].linear[projection as usize];
-        let low_rank = linear.adapter.as_ref().map(|adapter| (self.low_rank(tape, adapter, &inputs[0]), &adapter.b));
+        let rings = self.rings.iter().map(|ring| &ring.layers[index].widened[projection as usize]);
+        // The whole stream's adapter, or the first ring's, which is for the adapted rows alone: as many as the ring's stream has.
+        let of_ring = rings.clone().zip(&inputs[1..]).find_map(|(ring, g)| Some((g, ring.adapter.as_ref()?)));
+        let adapter = linear.adapter.as_ref().map(|adapter| (&inputs[0], adapter)).or(of_ring);
+        let low_rank = adapter.map(|(stream, adapter)| (self.low_rank(tape, adapter, stream.value().rows(), &inputs[0]), &adapter.b));
         let mut products = vec![(&inputs[0], &linear.weight)];
         products.extend(low_rank.iter().map(|(h, b)| (h, *b)));
-        let rings = self.rings.iter().map(|ring| &ring.layers[index].widened[projection as usize]);
-        let adapted = rings.clone().zip(&inputs[1..]).find_map(|(ring, g)| {
-            let [a, b] = ring.low_rank.as_ref()?;
-            let low = tape.linear(g.value().rows(), &[(&inputs[0], a)], None, None);
-            Some((tape.scale(low, Placement::SCALING), b))
-        });
-        products.extend(adapted.iter().map(|(h, b)| (h, *b)));
         products.extend(rings.clone().zip(&inputs[1..]).filter_map(|(ring, g)| Some((g, ring.expansion_to_base.as_ref()?))));
         let mut outputs = Vec::with_capacity(inputs.len());
         outputs.push(tape.linear(inputs[0].value().rows(), &products, linear.bias.as_ref(), residuals.map(|r| &r[0])));
@@ -194,13 +190,13 @@ impl Model {
         outputs
     }
 
-    /// `scaling · A dropout(h)`: what an adapter's B is multiplied by.
-    fn low_rank<'m>(&self, tape: &mut Tape<'m>, adapter: &'m Adapter, h: &Var) -> Var {
+    /// `scaling · A dropout(h)` of the last `rows` rows: what an adapter's B is multiplied by.
+    fn low_rank<'m>(&self, tape: &mut Tape<'m>, adapter: &'m Adapter, rows: usize, h: &Var) -> Var {
         let dropped = match self.adapters.dropout {
             Some(dropout) => &tape.dropout(h, dropout, adapter.number),
             None => h,
         };
-        let low = tape.linear(h.value().rows(), &[(dropped, &adapter.a)], None, None);
+        let low = tape.linear(rows, &[(dropped, &adapter.a)], None, None);
         tape.scale(low, self.adapters.scaling)
     }
 

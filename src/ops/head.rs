@@ -171,13 +171,10 @@ impl<'m> Tape<'m> {
         let mut logits = Tensor::scratch(1, vocab);
         let of_part = |part: &Part<'_, 'm>| {
             let products = part.head.products;
-            let rest = match beginnings.by_ref().take(usize::from(!part.continues)).next() {
-                Some(beginning) => {
-                    logits.data_mut().copy_from_slice(&beginning);
-                    &products[1..]
-                }
-                None => products,
-            };
+            let rest = &products[usize::from(!part.continues)..];
+            if let Some(beginning) = (!part.continues).then(|| beginnings.next()).flatten() {
+                logits.data_mut().copy_from_slice(&beginning);
+            }
             if !rest.is_empty() {
                 let rest = Head { products: rest };
                 self.logits(&rest, &self.packed_head(&rest), row, &mut logits, true);

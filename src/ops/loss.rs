@@ -24,7 +24,7 @@ pub fn cross_entropy(logits: &[f32], vocab: usize, targets: &[u32], nll: &mut [f
             return;
         }
         let max = row_max(row);
-        let sum = row.chunks(BLOCK).map(|block| f64::from(sum_exp(block, max))).sum::<f64>();
+        let sum = row_sum_exp(row, max);
         (*nll, *correct) = score(row, target, max, sum);
         // The greatest logit's exponential is e⁰ = 1, so its probability is 1 / sum.
         *largest = -(sum.ln() as f32);
@@ -54,6 +54,11 @@ pub fn cross_entropy_gradient(logits: &mut [f32], vocab: usize, targets: &[u32],
     });
 }
 
+/// `Σ e^(x − max)` of a row.
+pub(super) fn row_sum_exp(row: &[f32], max: f32) -> f64 {
+    row.chunks(BLOCK).map(|block| f64::from(sum_exp(block, max))).sum()
+}
+
 fn check(logits: usize, vocab: usize, targets: &[u32], nll: &[f32], correct: &[bool]) {
     let rows = targets.len();
     assert!(vocab > 0 && logits == rows * vocab && nll.len() == rows && correct.len() == rows);
@@ -78,8 +83,7 @@ simd_fn! {
 }
 
 simd_fn! {
-    /// `Σ e^(x − max)`.
-    pub(super) fn sum_exp(x: &[f32], max: f32) -> f32 {
+    fn sum_exp(x: &[f32], max: f32) -> f32 {
         let mut lanes = [0.0; LANES];
         let (blocks, rest) = x.as_chunks::<LANES>();
         for x in blocks {

@@ -1,6 +1,6 @@
 //! Mixtures of distributions over one vocabulary, from their logits.
 
-use super::loss::{BLOCK, row_max, sum_exp};
+use super::loss::{row_max, row_sum_exp};
 use super::math::{TASK_ELEMENTS, exp};
 use crate::simd_fn;
 use rayon::prelude::*;
@@ -8,9 +8,7 @@ use rayon::prelude::*;
 /// `ln Σ e^logit`: a logit less this is a log-probability (nats).
 pub fn log_normaliser(logits: &[f32]) -> f64 {
     let greatest = row_max(logits);
-    let sum = logits.par_chunks(TASK_ELEMENTS).map(|part| part.chunks(BLOCK).map(|block| f64::from(sum_exp(block, greatest))).sum::<f64>());
-    // Collected first, so that the order of the sum is not that of the threads.
-    f64::from(greatest) + sum.collect::<Vec<f64>>().into_iter().sum::<f64>().ln()
+    f64::from(greatest) + row_sum_exp(logits, greatest).ln()
 }
 
 /// `ln Σ e^(log_weightᵢ + logitᵢ − normaliserᵢ)` of each token: the log-probabilities of the mixture.

@@ -73,8 +73,6 @@ impl Recipe {
 fn fixed(recipe: &Recipe) -> BTreeMap<String, String> {
     let mut flat = BTreeMap::new();
     flatten("", &write::table(recipe), &mut flat);
-    // None is none, said or not: runs of before there were low-rank parts do not say it.
-    flat.retain(|key, value| key != "method.r" || value != "0");
     flat
 }
 

@@ -164,7 +164,7 @@ pub struct MethodConfig {
     /// The modules whose W12 is trained above them (`scale-adapt`, `scale-route`).
     pub modules: Option<Vec<Module>>,
     /// Rank of the low-rank parts beside every W12 (`scale-adapt`, `scale-route`); 0 for none.
-    pub r: Option<usize>,
+    pub r: usize,
     /// The adapters (`lora`).
     pub lora: Option<Lora>,
     /// How many of the lowest layers are frozen (`freeze`).
@@ -313,7 +313,6 @@ impl Recipe {
             if method.kind.adapts() {
                 method.preserved_layers = Some(growth.placement.preserved_layers);
                 method.modules = Some(growth.placement.modules);
-                method.r = Some(growth.placement.r);
             }
         }
         Ok(self)
@@ -329,7 +328,7 @@ impl Recipe {
         let placement = Placement {
             preserved_layers: method.preserved_layers.unwrap_or(default.preserved_layers),
             modules: method.modules.clone().unwrap_or(default.modules),
-            r: method.r.unwrap_or(default.r),
+            r: method.r,
         };
         let sizes =
             Sizes::complete(config, method.hidden_size, method.num_attention_heads, method.num_key_value_heads, method.intermediate_size);

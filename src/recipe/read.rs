@@ -133,7 +133,7 @@ fn read_method(mut section: Section, kind: MethodKind, seed: u64) -> Result<Meth
         init: Initialisation::default(),
         preserved_layers: section.count("preserved_layers", 0..=MOST)?,
         modules: None,
-        r: None,
+        r: 0,
         lora: None,
         frozen_layers: None,
         frozen_embedding: true,
@@ -335,7 +335,7 @@ fn rate_low_rank_parts(method: &MethodConfig, train: &mut TrainConfig) -> Result
     if !method.kind.adapts() {
         return Ok(());
     }
-    let none = method.r.unwrap_or(0) == 0;
+    let none = method.r == 0;
     if !none {
         let LearningRates { learning_rate, by_block } = &mut train.learning_rates;
         let rate = by_block.get(&Block::ExpansionToBase).copied().unwrap_or(*learning_rate);

@@ -221,7 +221,7 @@ fn the_rank_of_low_rank_parts_is_written_out_and_none_is_none() {
     for (kind, r) in [("scale-adapt", 0), ("scale-route", 0), ("scale-route", 16)] {
         let given: &[&str] = if r == 0 { &[] } else { &["method.r=16"] };
         let recipe = set(&SHORT.replace("scale-preserve", kind), given).unwrap().resolve(&config).unwrap();
-        assert_eq!((recipe.method.r, recipe.growth(&config).unwrap().unwrap().placement.r), (Some(r), r));
+        assert_eq!((recipe.method.r, recipe.growth(&config).unwrap().unwrap().placement.r), (r, r));
         let rates = &recipe.train.learning_rates;
         assert_eq!(rates.by_block.get(&Block::LoraB).copied(), (r > 0).then(|| rates.of(Block::ExpansionToBase)));
         let text = recipe.resolved_toml();

@@ -60,8 +60,9 @@ fn method(method: &MethodConfig) -> Table {
         if let Some(modules) = &method.modules {
             put(&mut table, "modules", modules);
         }
-        if let Some(r) = method.r {
-            put(&mut table, "r", r);
+        // None is none, said or not: runs of before there were low-rank parts do not say it.
+        if method.r > 0 {
+            put(&mut table, "r", method.r);
         }
     }
     table

@@ -274,8 +274,7 @@ impl Trainer {
         }
         let train = &self.recipe.train;
         let state = State {
-            // What is trained is the recipe's to say, so a state has no low-rank parts of its own.
-            format_version: format_version(&self.standing.rings, 0),
+            format_version: format_version(&self.standing.rings),
             step: self.step,
             tokens: self.tokens,
             wall_seconds: self.wall_seconds,
