@@ -209,10 +209,8 @@ fn method(config: &Config, mode: Mode) -> Method {
         Mode::Freeze => return Method::Baseline(Baseline::Freeze(Freeze { frozen_layers: 3, frozen_embedding: true })),
         Mode::LlamaPro => return Method::Baseline(Baseline::LlamaPro(LlamaPro::new(config))),
         Mode::Preserve => Placement::preserve(config),
-        Mode::AdaptAll | Mode::RouteAll | Mode::AdaptedAll => Placement { preserved_layers: 0, modules: Module::ALL.to_vec(), r: 0 },
-        Mode::Adapt | Mode::Route | Mode::Adapted => {
-            Placement { preserved_layers: config.num_hidden_layers / 2, modules: vec![Module::Attention], r: 0 }
-        }
+        Mode::AdaptAll | Mode::RouteAll | Mode::AdaptedAll => Placement::new(0, &Module::ALL),
+        Mode::Adapt | Mode::Route | Mode::Adapted => Placement::adapt(config),
     };
     Method::Expansion(Growth { sizes, placement })
 }

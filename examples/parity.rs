@@ -83,7 +83,7 @@ fn growth(config: &Config) -> Growth {
             num_key_value_heads: 1,
             intermediate_size: (config.intermediate_size / 8).max(8),
         },
-        placement: Placement { preserved_layers: config.num_hidden_layers / 2, modules: vec![Module::Attention, Module::Ffn], r: 0 },
+        placement: Placement::new(config.num_hidden_layers / 2, &[Module::Attention, Module::Ffn]),
     }
 }
 

@@ -327,7 +327,7 @@ def main():
                 if arguments.families and base.name not in arguments.families.split(","):
                     continue
                 case = Case(arguments.bin, folder / f"case-{base.name}", name, base, compare, True, 0)
-                case.train("one", base, method("scale-adapt", (3, 1), 'preserved_layers = 1\nmodules = ["attention", "ffn"]\n'))
+                case.train("one", base, method("scale-adapt", (3, 1), 'preserved_layers = 1\nsink_layers = 2\nr = 2\nmodules = ["attention", "ffn"]\n'))
                 case.train("two", case.folder / "one", method("scale-preserve", (6, 2)))
                 case.train("alone", base, method("scale-preserve", (3, 1)))
                 case.widened("alone", "preserve")

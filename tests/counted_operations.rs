@@ -45,7 +45,7 @@ fn base() -> BaseCheckpoint {
 
 fn growth(preserved_layers: usize, modules: &[Module]) -> Growth {
     let sizes = Sizes { hidden_size: 16, num_attention_heads: 2, num_key_value_heads: 1, intermediate_size: 20 };
-    Growth { sizes, placement: Placement { preserved_layers, modules: modules.to_vec(), r: 0 } }
+    Growth { sizes, placement: Placement::new(preserved_layers, modules) }
 }
 
 fn low_rank(preserved_layers: usize, modules: &[Module]) -> Growth {

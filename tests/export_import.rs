@@ -19,7 +19,7 @@ fn exported() -> (World, Value) {
     succeeded(&world.train(
         "scale-route",
         "one",
-        &[&["--set", "route.router=bayes:share=0.01", "--set", "method.r=2"], &rate[..]].concat(),
+        &[&["--set", "route.router=bayes:share=0.01", "--set", "method.r=2", "--set", "method.sink_layers=1"], &rate[..]].concat(),
     ));
     succeeded(&world.train(
         "scale-preserve",
@@ -87,7 +87,7 @@ fn a_widened_model_is_written_whole_with_its_code_card_and_origin() {
     );
     assert_eq!(config["architectures"], json!(["TreeringForCausalLM"]));
     assert_eq!((&config["hidden_size"], &config["rope_parameters"]["rope_theta"]), (&24.into(), &json!(10000.0)));
-    assert_eq!(config["rings"][0]["placement"], json!({"preserved_layers": 1, "modules": ["attention", "ffn"], "r": 2}));
+    assert_eq!(config["rings"][0]["placement"], json!({"preserved_layers": 1, "modules": ["attention", "ffn"], "r": 2, "sink_layers": 1}));
     assert_eq!(config["rings"][1]["sizes"]["hidden_size"], 8);
     assert_eq!((&config["head"], &config["router"]), (&"adaptation".into(), &Value::Null));
     let listed = world.json(&["rings", "list", "two", "--json"]);

@@ -152,3 +152,13 @@ fn three_rings_of_a_real_model_keep_every_earlier_logit() {
         assert!(before == trained, "ring {number}, frozen");
     }
 }
+
+#[test]
+fn the_attention_sink_of_a_real_model_is_made_where_pytorch_finds_it() {
+    let Some(base) = base("the attention sink") else { return };
+    for precision in [Precision::F32, Precision::Bf16] {
+        let model = Model::from_base(&base, precision, false).unwrap();
+        // By scripts/attention-sinks.py its values rise to 22,000 behind layer 11, the twelfth.
+        assert_eq!(model.sink_layers(), 12);
+    }
+}

@@ -45,8 +45,8 @@ fn scale_route_trains_as_scale_adapt_does_and_measures_its_routers_at_every_eval
         world.recipe(kind, "");
     }
     // Their defaults of it differ.
-    let rate = ["--set", "train.learning_rates.expansion_to_base=6e-4"];
-    let rate = [&rate[..], &["--set", "method.r=2"]].concat();
+    let rate = ["--set", "train.learning_rates={ expansion_to_base = 6e-4, lora_A = 6e-4, lora_B = 6e-4 }"];
+    let rate = [&rate[..], &["--set", "method.r=2", "--set", "method.sink_layers=1"]].concat();
     succeeded(&world.train("scale-adapt", "adapt", &rate));
     let routers = r#"route.router=["bayes:share=0", "bayes:share=0.01,prior=0.25", "cosine"]"#;
     succeeded(&world.train("scale-route", "route", &[&["--set", routers], &rate[..]].concat()));
@@ -358,4 +358,24 @@ fn what_was_taught_is_kept_beside_the_checkpoint_and_everything_else_is_the_base
     }
     fs::write(&path, &bytes[..bytes.len() - 4]).unwrap();
     assert!(failed(&world.treering(&["eval", "run"]), 1).contains("`treering recall` makes another"));
+}
+
+#[test]
+fn a_run_of_before_there_were_low_rank_parts_and_sinks_has_none() {
+    let world = World::new();
+    world.recipe("scale-route", "");
+    let none = ["--set", "method.r=0", "--set", "method.sink_layers=0"];
+    succeeded(&world.train("scale-route", "old", &none));
+    let recipe = world.path("old/recipe.toml");
+    let now = fs::read_to_string(&recipe).unwrap();
+    let new = |line: &&str| line.starts_with("r = ") || line.starts_with("sink_layers = ");
+    assert_eq!(now.lines().filter(new).collect::<Vec<_>>(), ["r = 0", "sink_layers = 0"]);
+    let asked = ["eval", "old", "--router", "bayes", "--json"];
+    let measured = world.json(&asked);
+    // As it would have been written then.
+    fs::write(&recipe, now.lines().filter(|line| !new(line)).collect::<Vec<_>>().join("\n")).unwrap();
+    assert_eq!(world.json(&asked)["results"], measured["results"]);
+    succeeded(&world.train("scale-route", "old", &[&["--resume"], &none[..]].concat()));
+    let refused = failed(&world.train("scale-route", "old", &["--resume"]), 2);
+    assert!(refused.contains("method.r: the run has 0, the recipe 16") && !refused.contains("sink"), "{refused}");
 }

@@ -157,8 +157,10 @@ impl Protocol {
             MethodKind::ScalePreserve => sizes,
             // As the paper has it: the upper half, attention alone.
             MethodKind::ScaleAdapt => format!("{sizes}modules = [\"attention\"]\n"),
-            // What is learnt need not be timid where a router holds forgetting: everywhere.
-            MethodKind::ScaleRoute => format!("{sizes}preserved_layers = 0\nmodules = [\"attention\", \"ffn\"]\n"),
+            // What is learnt need not be timid where a router holds forgetting: everywhere. Single facts need none of what running text gains by.
+            MethodKind::ScaleRoute => {
+                format!("{sizes}preserved_layers = 0\nmodules = [\"attention\", \"ffn\"]\nr = 0\nsink_layers = 0\n")
+            }
         };
         let learning_rate = match (size, trained) {
             (Size::Paper, kind) => {

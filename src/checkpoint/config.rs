@@ -10,7 +10,7 @@ use super::names::{Norm, Projection};
 use super::rope::RopeScaling;
 use crate::error::{Error, Result};
 use crate::files::read_limited;
-use crate::grow::sizes::Module;
+use crate::grow::Module;
 
 /// A `config.json` larger than this is something else.
 const MAX_CONFIG_BYTES: u64 = 16 << 20;

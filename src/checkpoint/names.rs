@@ -1,6 +1,6 @@
 //! The name of every tensor, base and expansion, in one place.
 
-use crate::grow::sizes::Module;
+use crate::grow::Module;
 use crate::model::Block;
 
 /// The input embedding's module.

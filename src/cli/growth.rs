@@ -28,30 +28,39 @@ pub struct GrowthArgs {
     /// Train the expansion-to-base block of these modules above the preserved layers: attention, ffn or both
     #[arg(long, value_name = "MODULE", value_delimiter = ',')]
     modules: Vec<Module>,
-    /// Beside every expansion-to-base block add low-rank parts of this rank to the base's own weight, in the adapted copy of its stream; 0 for none [default: 0]
+    /// Beside every expansion-to-base block add low-rank parts of this rank to the base's own weight, in the adapted copy of its stream; 0 for none [default: 0; with --method scale-route 16]
     #[arg(long, value_name = "N")]
     r: Option<usize>,
+    /// The lowest layers in which a document's first position stays the base's in the adapted copy too, so that it becomes the base's attention sink [default: 0]
+    #[arg(long, value_name = "N")]
+    sink_layers: Option<usize>,
 }
 
 impl GrowthArgs {
     /// The growth asked for: Preserve unless a placement is given.
     pub fn growth(&self, config: &Config) -> Result<Growth> {
         let sizes = Sizes::complete(config, self.hidden_size, self.num_attention_heads, self.num_key_value_heads, self.intermediate_size);
-        let placement = if self.has_placement() { self.placed(Placement::adapt(config)) } else { Placement::preserve(config) };
+        let placement = if self.has_placement() { self.placed(Placement::adapt(config), config) } else { Placement::preserve(config) };
         let growth = Growth { sizes, placement };
         growth.validate(config)?;
         Ok(growth)
     }
 
     /// The placement asked for, completed with those of a method.
-    pub fn placed(&self, default: Placement) -> Placement {
+    pub fn placed(&self, default: Placement, config: &Config) -> Placement {
         let modules = if self.modules.is_empty() { default.modules } else { self.modules.clone() };
-        Placement { preserved_layers: self.preserved_layers.unwrap_or(default.preserved_layers), modules, r: self.r.unwrap_or(default.r) }
+        let placement = Placement {
+            preserved_layers: self.preserved_layers.unwrap_or(default.preserved_layers),
+            modules,
+            r: 0,
+            sink_layers: self.sink_layers.unwrap_or(default.sink_layers),
+        };
+        placement.ranked(self.r, default.r, config)
     }
 
     /// Whether a placement is given.
     pub fn has_placement(&self) -> bool {
-        self.preserved_layers.is_some() || !self.modules.is_empty() || self.r.is_some()
+        self.preserved_layers.is_some() || !self.modules.is_empty() || self.r.is_some() || self.sink_layers.is_some()
     }
 
     /// Whether anything is given.
@@ -76,8 +85,13 @@ pub fn describe(growth: &Growth, config: &Config) -> [(&'static str, String); 2]
         "nowhere: the base stream never changes".to_string()
     } else {
         let modules: Vec<&str> = growth.placement.modules.iter().map(|m| m.as_str()).collect();
-        let low_rank = if growth.placement.r > 0 { format!(", with low-rank parts of rank {}", growth.placement.r) } else { String::new() };
-        format!("{} of layers {} to {}{low_rank}", modules.join(" and "), growth.placement.preserved_layers, config.num_hidden_layers - 1)
+        format!(
+            "{} of layers {} to {}{}",
+            modules.join(" and "),
+            growth.placement.preserved_layers,
+            config.num_hidden_layers - 1,
+            growth.placement.beside_paper()
+        )
     };
     [
         (

@@ -147,7 +147,7 @@ fn from_model(args: &Args) -> Result<Given> {
         (kind, None) => {
             let mut growth = args.growth.growth(&config)?;
             if let Some(default) = kind.and_then(|kind| kind.placement(&config)) {
-                growth.placement = args.growth.placed(default);
+                growth.placement = args.growth.placed(default, &config);
                 growth.validate(&config)?;
             }
             Method::Expansion(growth)

@@ -178,7 +178,7 @@ fn small_model(precision: Precision) -> Result<(Model, Batch)> {
     let base = BaseCheckpoint::from_memory(config.clone(), tensors.collect(), None)?;
     let growth = Growth {
         sizes: Sizes { hidden_size: 16, num_attention_heads: 2, num_key_value_heads: 1, intermediate_size: 24 },
-        placement: Placement { preserved_layers: 1, modules: vec![Module::Attention, Module::Ffn], r: 0 },
+        placement: Placement::new(1, &[Module::Attention, Module::Ffn]),
     };
     let init = Initialisation { base_to_expansion: Initial::Random, expansion_to_expansion: Initial::Random };
     let mut parameters = grow::initialise_ring(&base, &[], &growth, init, 1, &|_, _| Ok(()))?;

@@ -116,13 +116,10 @@ fn describe(ring: &Ring, config: &Config) -> Result<String> {
     } else {
         let modules: Vec<&str> = ring.growth.placement.modules.iter().map(|m| m.as_str()).collect();
         format!(
-            "from layer {} on it also adds to a copy of the base stream ({}{}).",
+            "from layer {} on it also adds to a copy of the base stream ({}){}.",
             ring.growth.placement.preserved_layers,
             modules.join(" and "),
-            match ring.growth.placement.r {
-                0 => String::new(),
-                r => format!(", with low-rank parts of rank {r} beside the base's own weights"),
-            }
+            ring.growth.placement.beside_paper()
         )
     };
     let gone = || Error::usage(format!("{}: is no ring any more", ring.reference.path.display()));

@@ -12,7 +12,9 @@ class TreeringConfig(PretrainedConfig):
     Args:
         base_model_type: The base's own `model_type`: it says which norms, biases and windows the layers have.
         rings: What each ring added, from the innermost out: a dict of `sizes` (`hidden_size`, `num_attention_heads`, `num_key_value_heads`,
-            `intermediate_size`) and `placement` (`preserved_layers`, `modules`: where the block from the expansion to the base is trained).
+            `intermediate_size`) and `placement` (`preserved_layers`, `modules`: where the block from the expansion to the base is trained; `r`: the
+            rank of low-rank parts there; `sink_layers`: the lowest layers in which neither adds to a text's first position; the last two 0 where
+            absent).
         head: Whose logits `forward` returns: `preservation` (the base's, to the bit), `ring-1`, `ring-2` ... or `adaptation` (the newest ring's).
         router: What chooses or mixes the heads token by token instead, such as `bayes`, `bayes:share=0.01,prior=0.5`, `cosine:threshold=0.8`,
             `confidence` or `bayes-confidence`; `None` lets `head` speak alone.
@@ -95,6 +97,11 @@ class TreeringConfig(PretrainedConfig):
     def rank(self):
         """The rank of what the innermost ring adds to the base's own weights where it writes to the base; 0 for nothing."""
         return self.rings[0]["placement"].get("r", 0) if self.rings else 0
+
+    @property
+    def sink_layers(self):
+        """The lowest layers in which the innermost ring leaves a text's first position as the base has it."""
+        return self.rings[0]["placement"].get("sink_layers", 0) if self.rings else 0
 
     def window(self, layer):
         """How many tokens a query of this layer sees, itself included; `None` for all."""

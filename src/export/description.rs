@@ -14,7 +14,7 @@ use crate::grow::{Growth, Initialisation};
 use crate::model::Head;
 use crate::route::Router;
 
-/// Version of the layout: 1, or 2 where there are low-rank parts; a reader refuses what is newer.
+/// Version of the layout: 1, or 2 where a placement is [more](crate::grow::Placement::is_of_paper) than the paper's; a reader refuses what is newer.
 pub const FORMAT_VERSION: u32 = 2;
 
 /// The configuration's file.

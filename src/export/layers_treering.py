@@ -1,7 +1,9 @@
 """The layers of a widened model: every linear module a block matrix over the streams, everything else each stream by itself.
 
 A ring reads the base, every ring within it and itself. Only the innermost ring may also write to the base (`expansion_to_base`), in the layers
-and modules that its placement names, and there add a low-rank part to the base's own weight (`lora_A`, `lora_B`). Fewer streams than there are rings are those of the model that had fewer rings.
+and modules that its placement names, and there add a low-rank part to the base's own weight (`lora_A`, `lora_B`); in the lowest
+layers, where the placement says so, nothing is written at a text's first position, which is to become the attention sink that the base makes of it: what
+others see of it, its key and value, is adapted, what it hands on to the next layer is the base's. Fewer streams than there are rings are those of the model that had fewer rings.
 """
 
 import torch
@@ -109,16 +111,20 @@ class WidenedLinear(nn.Module):
             blocks.append(ring)
         add_rings(self, blocks)
 
-    def forward(self, inputs):
-        """One output a stream; the base stream alone is the base itself."""
+    def forward(self, inputs, held):
+        """One output a stream; nothing is written to the base stream where `held` is true (`[batch, length, 1]`; `None` for nowhere)."""
+
+        def written(x):
+            return x if held is None else x.masked_fill(held, 0.0)
+
         outputs = [F.linear(inputs[0], self.weight, self.bias)]
         for number, ring in enumerate(rings_of(self, len(inputs) - 1), start=1):
             reads = ["base_to_expansion", *(f"ring_{inner}_to_expansion" for inner in range(1, number)), "expansion_to_expansion"]
             outputs.append(sum(ring[block](x) for block, x in zip(reads, inputs)))
             if "lora_A" in ring:
-                outputs[0] = outputs[0] + ring["lora_B"](LORA_SCALING * ring["lora_A"](inputs[0]))
+                outputs[0] = outputs[0] + written(ring["lora_B"](LORA_SCALING * ring["lora_A"](inputs[0])))
             if "expansion_to_base" in ring:
-                outputs[0] = outputs[0] + ring["expansion_to_base"](inputs[number])
+                outputs[0] = outputs[0] + written(ring["expansion_to_base"](inputs[number]))
         return outputs
 
 
@@ -159,10 +165,16 @@ class TreeringAttention(nn.Module):
             self.q_norm = WidenedNorm(dim if self.by_head else query, [dim] * len(rings) if self.by_head else queries, config.rms_norm_eps)
             self.k_norm = WidenedNorm(dim if self.by_head else key, [dim] * len(rings) if self.by_head else keys, config.rms_norm_eps)
 
-    def forward(self, inputs, rotary, mask, cache, slots):
-        q, k, v = self.q_proj(inputs), self.k_proj(inputs), self.v_proj(inputs)
+    def forward(self, inputs, held, rotary, mask, cache, slots):
+        q, k, v = self.q_proj(inputs, None), self.k_proj(inputs, None), self.v_proj(inputs, None)
         q, k = self.normed(self.q_norm, q), self.normed(self.k_norm, k)
-        return self.o_proj([self.attend(*stream, rotary, mask, cache) for stream in zip(self.heads, slots, q, k, v)])
+        found = [self.attend(*stream, rotary, mask, cache) for stream in zip(self.heads, slots, q, k, v)]
+        if held is not None:
+            # It sees only itself: its value, as the base has it.
+            value = F.linear(inputs[0], self.v_proj.weight, self.v_proj.bias).unflatten(-1, (-1, self.dim))
+            value = value.repeat_interleave(self.heads[0][0] // self.heads[0][1], dim=-2).flatten(-2)
+            found[0] = torch.where(held, value, found[0])
+        return self.o_proj(found, held)
 
     def normed(self, norm, streams):
         if norm is None:
@@ -196,8 +208,8 @@ class TreeringMLP(nn.Module):
         self.up_proj = WidenedLinear(size, channels, bias, up, *innermost)
         self.down_proj = WidenedLinear(channels, size, bias, down, *innermost)
 
-    def forward(self, inputs):
-        return self.down_proj([F.silu(gate) * up for gate, up in zip(self.gate_proj(inputs), self.up_proj(inputs))])
+    def forward(self, inputs, held):
+        return self.down_proj([F.silu(gate) * up for gate, up in zip(self.gate_proj(inputs, held), self.up_proj(inputs, held))], held)
 
 
 class TreeringLayer(nn.Module):
@@ -217,15 +229,18 @@ class TreeringLayer(nn.Module):
         else:
             self.input_layernorm = other
 
-    def forward(self, streams, rotary, masks, cache, slots):
+    def forward(self, streams, held, rotary, masks, cache, slots):
         def attention(inputs):
-            return self.self_attn(inputs, rotary, masks[self.window], cache, slots)
+            return self.self_attn(inputs, held, rotary, masks[self.window], cache, slots)
+
+        def mlp(inputs):
+            return self.mlp(inputs, held)
 
         if self.post_norms:
             streams = add(streams, self.post_attention_layernorm(attention(streams)))
-            return add(streams, self.post_feedforward_layernorm(self.mlp(streams)))
+            return add(streams, self.post_feedforward_layernorm(mlp(streams)))
         streams = add(streams, attention(self.input_layernorm(streams)))
-        return add(streams, self.mlp(self.post_attention_layernorm(streams)))
+        return add(streams, mlp(self.post_attention_layernorm(streams)))
 
 
 def add(streams, written):

@@ -125,13 +125,16 @@ class TreeringModel(TreeringPreTrainedModel):
         rotary = self.angles(streams[0], positions)
         masks = {window: self.mask(input_ids.shape[1], real, window) for window in {layer.window for layer in self.layers}}
         slots = [stream * layers for stream in range(rings + 1)]
+        first = (positions == 0)[..., None]
+        first = first if bool(first.any()) else None
         after = (len(self.config.rings) + 1) * layers - fork
         for index, layer in enumerate(self.layers):
             if preserved and index == fork:
                 kept = streams[0]
             if kept is not None:
-                (kept,) = layer([kept], rotary, masks, cache, [after + index])
-            streams = layer(streams, rotary, masks, cache, [slot + index for slot in slots])
+                (kept,) = layer([kept], None, rotary, masks, cache, [after + index])
+            held = first if index < self.config.sink_layers else None
+            streams = layer(streams, held, rotary, masks, cache, [slot + index for slot in slots])
         return self.norm(streams), None if kept is None else self.norm([kept])[0]
 
     def mask(self, length, real, window):

@@ -82,8 +82,8 @@ fn describe(foundation: &Foundation) -> Result<Description> {
         let manifest = source.manifest(standing.clone(), ring);
         provenance.push(RingProvenance { sha256: ring.reference.sha256.clone(), init: manifest.init, seed: manifest.seed });
     }
-    let low_rank = foundation.rings.iter().any(|ring| ring.growth.placement.r > 0);
-    let format_version = if low_rank { FORMAT_VERSION } else { 1 };
+    let of_paper = foundation.rings.iter().all(|ring| ring.growth.placement.is_of_paper());
+    let format_version = if of_paper { 1 } else { FORMAT_VERSION };
     Ok(Description {
         config: foundation.base.config().clone(),
         growths: foundation.rings.iter().map(|ring| ring.growth.clone()).collect(),

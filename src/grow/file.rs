@@ -58,7 +58,7 @@ pub struct BaseReference {
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Manifest {
-    /// The oldest version that has all of this: 1, 2 where there are rings within, 3 where there are low-rank parts.
+    /// The oldest version that has all of this: 1, 2 where there are rings within, 3 where the placement is [more](crate::grow::Placement::is_of_paper) than the paper's.
     pub format_version: u32,
     /// Sizes and placement.
     pub growth: Growth,
@@ -80,7 +80,7 @@ impl Manifest {
     pub fn new(growth: Growth, init: Initialisation, seed: u64, standing: Standing, parameters: &[Parameter]) -> Self {
         let Standing { base, rings } = standing;
         let parameter_count = parameters.iter().map(|p| p.value.len()).sum();
-        let format_version = if growth.placement.r > 0 { FORMAT_VERSION } else { format_version(&rings) };
+        let format_version = if growth.placement.is_of_paper() { format_version(&rings) } else { FORMAT_VERSION };
         Self { format_version, growth, init, seed, base, rings, parameter_count }
     }
 

@@ -4,7 +4,7 @@ use proptest::prelude::*;
 
 use super::*;
 use crate::checkpoint::Config;
-use crate::grow::sizes::{Module, Placement, Sizes};
+use crate::grow::{Module, Placement, Sizes};
 use crate::model::Block;
 
 fn config() -> Config {
@@ -15,7 +15,7 @@ fn config() -> Config {
 
 fn growth() -> Growth {
     let sizes = Sizes { hidden_size: 4, num_attention_heads: 2, num_key_value_heads: 1, intermediate_size: 6 };
-    Growth { sizes, placement: Placement { preserved_layers: 1, modules: vec![Module::Attention], r: 2 } }
+    Growth { sizes, placement: Placement { r: 2, sink_layers: 1, ..Placement::new(1, &[Module::Attention]) } }
 }
 
 fn expansion() -> Expansion {

@@ -1,6 +1,6 @@
 use super::*;
-use crate::grow::sizes::{Module, Placement, Sizes};
 use crate::grow::verify;
+use crate::grow::{Module, Placement, Sizes};
 use crate::model::{Head, Model, Precision};
 
 /// A base of two layers with more query heads than key/value heads, more hidden values than one projection has directions for, and biases.
@@ -24,11 +24,11 @@ fn growth(hidden_size: usize, placement: Placement) -> Growth {
 }
 
 fn preserve() -> Placement {
-    Placement { preserved_layers: 2, modules: Vec::new(), r: 0 }
+    Placement::new(2, &[])
 }
 
 fn adapt() -> Placement {
-    Placement { preserved_layers: 1, modules: Module::ALL.to_vec(), r: 3 }
+    Placement { r: 3, ..Placement::new(1, &Module::ALL) }
 }
 
 fn make(growth: &Growth, init: &str, seed: u64) -> Vec<Parameter> {

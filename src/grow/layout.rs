@@ -142,14 +142,14 @@ fn too_large(name: &str) -> Error {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::grow::sizes::{Module, Placement};
+    use crate::grow::{Module, Placement};
 
     #[test]
     fn the_block_of_every_parameter_follows_from_its_name() {
         let mut config = Config::new(40, 24, 36, 3, 4);
         (config.num_key_value_heads, config.attention_bias, config.mlp_bias) = (2, true, true);
         let sizes = Sizes { hidden_size: 8, num_attention_heads: 2, num_key_value_heads: 1, intermediate_size: 12 };
-        let growth = Growth { sizes, placement: Placement { preserved_layers: 1, modules: Module::ALL.to_vec(), r: 3 } };
+        let growth = Growth { sizes, placement: Placement { r: 3, ..Placement::new(1, &Module::ALL) } };
         let all: Vec<Expected> = ring_parameters(&config, &[sizes; 2], &growth).into_iter().chain(base_parameters(&config)).collect();
         for Expected { name, block, .. } in &all {
             assert_eq!(block_of(name), *block, "{name}");

@@ -13,7 +13,7 @@ use crate::error::{Error, Result};
 use crate::files::hex;
 use crate::grow::file::BaseReference;
 use crate::grow::layout::block_shape;
-use crate::grow::sizes::{Growth, Placement, Sizes};
+use crate::grow::{Growth, Placement, Sizes};
 use crate::model::build::{added_shape, projection_shape};
 use crate::model::{Block, Parameter};
 

@@ -6,7 +6,7 @@ use crate::baseline::{Baseline, Part, Source};
 use crate::checkpoint::names::{self, Norm, Projection};
 use crate::checkpoint::{BaseCheckpoint, Config, QueryKeyNorm};
 use crate::error::{Error, Result};
-use crate::grow::sizes::{Growth, Placement, Sizes};
+use crate::grow::{Growth, Placement, Sizes};
 use crate::model::parameter::{Block, Parameter};
 use crate::ops::lora::Dropout;
 use crate::ops::packed::Packed;

@@ -73,6 +73,13 @@ impl RingLayer {
     }
 }
 
+/// What linear modules that stand beside one another read.
+struct Inputs {
+    streams: Streams,
+    /// The first ring's stream as the base stream gets it; absent where the base stream gets nothing of it here.
+    to_base: Option<Var>,
+}
+
 /// The base stream, then the stream of each ring; fewer of them are those of the model that had fewer rings.
 pub(super) type Streams = Vec<Var>;
 
@@ -104,23 +111,28 @@ impl Model {
         cache: Option<Slots<'_>>,
     ) -> Streams {
         let h = self.half_input(tape, index, 0, &streams);
-        let [q, k, v] = [Projection::Q, Projection::K, Projection::V].map(|p| self.project(tape, index, p, &h, None));
+        let h = self.inputs(tape, index, Projection::Q, h, sequences);
+        let [q, k, v] = [Projection::Q, Projection::K, Projection::V].map(|p| self.project(tape, index, p, &h, sequences, None));
         let mut caches = cache.into_iter().flatten();
         let attended: Streams = q
             .into_iter()
             .zip(k)
             .zip(v)
             .enumerate()
-            .map(|(stream, ((q, k), v))| self.attend(tape, [index, stream], (q, k, v), sequences, caches.next()))
+            .map(|(stream, ((q, k), v))| {
+                let found = self.attend(tape, [index, stream], (q, k, v), sequences, caches.next());
+                if stream == 0 { self.with_sink(tape, index, found, &h.streams, sequences) } else { found }
+            })
             .collect();
-        let streams = self.half_output(tape, index, 0, Projection::O, &attended, &streams);
-        drop(attended);
+        drop(h);
+        let streams = self.half_output(tape, index, Projection::O, attended, &streams, sequences);
 
         let h = self.half_input(tape, index, 1, &streams);
-        let [gate, up] = [Projection::Gate, Projection::Up].map(|p| self.project(tape, index, p, &h, None));
+        let h = self.inputs(tape, index, Projection::Gate, h, sequences);
+        let [gate, up] = [Projection::Gate, Projection::Up].map(|p| self.project(tape, index, p, &h, sequences, None));
         drop(h);
         let channels: Streams = gate.into_iter().zip(up).map(|(gate, up)| tape.swiglu(gate, up)).collect();
-        self.half_output(tape, index, 1, Projection::Down, &channels, &streams)
+        self.half_output(tape, index, Projection::Down, channels, &streams, sequences)
     }
 
     /// What half `half` of a layer reads of the streams: all of each normalised, or as it is where the family has post-norms.
@@ -128,23 +140,72 @@ impl Model {
         if self.config.family.has_post_norms() { streams.to_vec() } else { self.norms(tape, streams, self.residual_norms(index, half)) }
     }
 
-    /// The streams after half `half` of a layer, whose last projection writes to them: what it writes is normalised where the family has post-norms.
+    /// The streams after a half of a layer, whose last projection writes to them: what it writes is normalised where the family has post-norms.
     fn half_output<'m>(
         &'m self,
         tape: &mut Tape<'m>,
         index: usize,
-        half: usize,
         projection: Projection,
-        inputs: &[Var],
+        read: Streams,
         streams: &[Var],
+        sequences: &StreamSequences,
     ) -> Streams {
+        let read = self.inputs(tape, index, projection, read, sequences);
         if !self.config.family.has_post_norms() {
-            return self.project(tape, index, projection, inputs, Some(streams));
+            return self.project(tape, index, projection, &read, sequences, Some(streams));
         }
-        let written = self.project(tape, index, projection, inputs, None);
+        let written = self.project(tape, index, projection, &read, sequences, None);
+        drop(read);
+        let half = usize::from(projection == Projection::Down);
         let normed = self.norms(tape, &written, self.residual_norms(index, half));
         drop(written);
         streams.iter().zip(normed).map(|(x, y)| tape.add(x, y)).collect()
+    }
+
+    /// What `projection` reads, and its neighbours: all streams, and of the first ring's what reaches the base stream.
+    fn inputs<'m>(
+        &'m self,
+        tape: &mut Tape<'m>,
+        index: usize,
+        projection: Projection,
+        streams: Streams,
+        sequences: &StreamSequences,
+    ) -> Inputs {
+        let ring = self.rings.first().zip(streams.get(1));
+        let writing = ring.filter(|(ring, _)| ring.layers[index].widened[projection as usize].expansion_to_base.is_some());
+        let to_base = writing.map(|(_, g)| self.without_sink(tape, index, projection, g.clone(), sequences));
+        Inputs { streams, to_base }
+    }
+
+    /// Whether in layer `index` the base stream's row of a document's first position stays the base's in its adapted copy too.
+    fn keeps_sink(&self, index: usize) -> bool {
+        self.rings.first().is_some_and(|ring| index < ring.growth.placement.sink_layers)
+    }
+
+    /// What is written to the base stream of `x`, of the rows of rings: nothing at the first position where that is kept. What others see of it, its key and
+    /// its value, is adapted as theirs are.
+    fn without_sink<'m>(&self, tape: &mut Tape<'m>, index: usize, projection: Projection, x: Var, sequences: &StreamSequences) -> Var {
+        let seen = matches!(projection, Projection::Q | Projection::K | Projection::V);
+        if seen || !self.keeps_sink(index) { x } else { tape.with_first_rows(x, &sequences.rings, None) }
+    }
+
+    /// What the base stream's attention found, given what it read: where the first position is kept, the base's own value there, for it sees only itself.
+    fn with_sink<'m>(&'m self, tape: &mut Tape<'m>, index: usize, attended: Var, read: &[Var], sequences: &StreamSequences) -> Var {
+        let kept = read.len() > 1 && self.keeps_sink(index);
+        let first = if kept { tape.first_rows(&read[0], &sequences.rings) } else { None };
+        let Some(first) = first else { return attended };
+        let Linear { weight, bias, .. } = &self.layers[index].linear[Projection::V as usize];
+        let value = tape.linear(first.value().rows(), &[(&first, weight)], bias.as_ref(), None);
+        let heads = self.attention_heads(index, 0);
+        let of_heads: Vec<f32> = value
+            .value()
+            .data()
+            .chunks_exact(heads.dim)
+            .flat_map(|head| std::iter::repeat_n(head, heads.query / heads.key_value))
+            .flatten()
+            .copied()
+            .collect();
+        tape.with_first_rows(attended, &sequences.rings, Some(&of_heads))
     }
 
     /// A layer's norms of the base stream and of each ring's.
@@ -169,18 +230,23 @@ impl Model {
         tape: &mut Tape<'m>,
         index: usize,
         projection: Projection,
-        inputs: &[Var],
+        inputs: &Inputs,
+        sequences: &StreamSequences,
         residuals: Option<&[Var]>,
     ) -> Streams {
+        let Inputs { streams: inputs, to_base } = inputs;
         let linear = &self.layers[index].linear[projection as usize];
         let rings = self.rings.iter().map(|ring| &ring.layers[index].widened[projection as usize]);
         // The whole stream's adapter, or the first ring's, which is for the adapted rows alone: as many as the ring's stream has.
         let of_ring = rings.clone().zip(&inputs[1..]).find_map(|(ring, g)| Some((g, ring.adapter.as_ref()?)));
         let adapter = linear.adapter.as_ref().map(|adapter| (&inputs[0], adapter)).or(of_ring);
-        let low_rank = adapter.map(|(stream, adapter)| (self.low_rank(tape, adapter, stream.value().rows(), &inputs[0]), &adapter.b));
+        let low_rank = adapter.map(|(stream, adapter)| {
+            let low = self.low_rank(tape, adapter, stream.value().rows(), &inputs[0]);
+            (self.without_sink(tape, index, projection, low, sequences), &adapter.b)
+        });
         let mut products = vec![(&inputs[0], &linear.weight)];
         products.extend(low_rank.iter().map(|(h, b)| (h, *b)));
-        products.extend(rings.clone().zip(&inputs[1..]).filter_map(|(ring, g)| Some((g, ring.expansion_to_base.as_ref()?))));
+        products.extend(to_base.iter().zip(rings.clone().filter_map(|ring| ring.expansion_to_base.as_ref())));
         let mut outputs = Vec::with_capacity(inputs.len());
         outputs.push(tape.linear(inputs[0].value().rows(), &products, linear.bias.as_ref(), residuals.map(|r| &r[0])));
         for (stream, ring) in (1..inputs.len()).zip(rings) {

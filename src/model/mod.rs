@@ -12,6 +12,7 @@ pub mod parameter;
 mod precision;
 #[cfg(test)]
 mod ring_tests;
+mod sink;
 mod steps;
 #[cfg(test)]
 pub(crate) mod tests;

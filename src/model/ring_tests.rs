@@ -2,7 +2,7 @@
 
 use super::tests::{PRECISIONS, base, batch, check_gradients, config, configs, growth, placements, ring};
 use super::*;
-use crate::grow::sizes::{Module, Placement, Sizes};
+use crate::grow::{Module, Placement, Sizes};
 
 /// Sizes unlike those of the other rings, so that a mix-up of streams cannot go unnoticed.
 fn further(number: usize) -> Growth {
@@ -10,7 +10,7 @@ fn further(number: usize) -> Growth {
         2 => Sizes { hidden_size: 6, num_attention_heads: 4, num_key_value_heads: 2, intermediate_size: 9 },
         _ => Sizes { hidden_size: 7, num_attention_heads: 2, num_key_value_heads: 1, intermediate_size: 5 },
     };
-    Growth { sizes, placement: Placement { preserved_layers: 3, modules: Vec::new(), r: 0 } }
+    Growth { sizes, placement: Placement::new(3, &[]) }
 }
 
 fn add(model: &mut Model, growth: &Growth, fresh: bool) {
@@ -151,7 +151,7 @@ fn a_further_ring_must_leave_what_is_within_and_be_of_the_shapes_around_it() {
     let refusal = |model: &mut Model, growth: &Growth, parameters| model.widen(growth.clone(), parameters).unwrap_err().to_string();
     assert!(refusal(&mut model, &next, ring(&c, &inner, &next, true)).contains("only a frozen model"), "not while the first is trained");
     model.freeze();
-    let adapts = Growth { placement: Placement { preserved_layers: 2, modules: vec![Module::Attention], r: 0 }, ..next.clone() };
+    let adapts = Growth { placement: Placement::new(2, &[Module::Attention]), ..next.clone() };
     let message = refusal(&mut model, &adapts, ring(&c, &inner, &adapts, true));
     assert!(message.contains("ring 2 cannot train expansion_to_base") && message.contains("scale-preserve"), "{message}");
     let message = refusal(&mut model, &next, ring(&c, &[], &next, true));

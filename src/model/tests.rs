@@ -4,7 +4,7 @@ use super::build::ring_parameters;
 use super::*;
 use crate::checkpoint::names::{self, Projection};
 use crate::checkpoint::{BaseCheckpoint, Family};
-use crate::grow::sizes::{Module, Placement, Sizes};
+use crate::grow::{Module, Placement, Sizes};
 use rand_chacha::ChaCha8Rng;
 use rand_chacha::rand_core::{Rng, SeedableRng};
 use std::collections::HashMap;
@@ -70,7 +70,7 @@ pub(crate) fn base(c: &Config) -> BaseCheckpoint {
 
 pub(crate) fn growth(preserved_layers: usize, modules: &[Module]) -> Growth {
     let sizes = Sizes { hidden_size: 10, num_attention_heads: 2, num_key_value_heads: 1, intermediate_size: 12 };
-    Growth { sizes, placement: Placement { preserved_layers, modules: modules.to_vec(), r: 0 } }
+    Growth { sizes, placement: Placement::new(preserved_layers, modules) }
 }
 
 fn expansion(c: &Config, growth: &Growth, fresh: bool) -> Vec<Parameter> {
@@ -112,11 +112,13 @@ pub(crate) fn batch(windows: usize, length: usize, masked: bool) -> Batch {
 
 pub(crate) const PRECISIONS: [Precision; 2] = [Precision::F32, Precision::Bf16];
 
-pub(super) fn placements() -> [Growth; 4] {
+pub(super) fn placements() -> [Growth; 5] {
     let both = [Module::Attention, Module::Ffn];
     let mut low_rank = growth(1, &both);
     low_rank.placement.r = 3;
-    [growth(3, &[Module::Attention]), growth(1, &[Module::Attention]), growth(0, &both), low_rank]
+    let mut kept = low_rank.clone();
+    kept.placement.sink_layers = 2;
+    [growth(3, &[Module::Attention]), growth(1, &[Module::Attention]), growth(0, &both), low_rank, kept]
 }
 
 #[test]
@@ -147,6 +149,29 @@ fn preservation_head_equals_base_bit_for_bit_whatever_the_expansion_is() {
                 assert_ne!(scores.log_probs[1], expected.log_probs[0], "the expansion must do something");
                 assert_eq!(scores.hidden[1] != expected.hidden[0], forks, "the base stream changes exactly where W12 is trained");
             }
+        }
+    }
+}
+
+#[test]
+fn a_document_s_first_position_is_the_base_s_as_far_as_the_sink_s_layers_go_and_no_other_is() {
+    for (c, precision) in configs().into_iter().flat_map(|c| PRECISIONS.map(|precision| (c.clone(), precision))) {
+        for (sink_layers, masked) in
+            [(c.num_hidden_layers, false), (c.num_hidden_layers, true), (c.num_hidden_layers - 1, true), (0, false)]
+        {
+            let mut growth = placements()[3].clone();
+            growth.placement.sink_layers = sink_layers;
+            let model = widened(&c, precision, growth, false);
+            let b = batch(2, 17, masked);
+            let Scores { hidden, log_probs, .. } = model.score(&b, true).unwrap();
+            let rows = |head: usize| hidden[head].chunks_exact(c.hidden_size);
+            for (row, (base, adapted)) in rows(0).zip(rows(1)).enumerate() {
+                let position = row % 17 - b.document_starts.as_ref().map_or(0, |starts| starts[row] as usize);
+                let kept = position == 0 && sink_layers == c.num_hidden_layers;
+                assert_eq!(base == adapted, kept, "row {row}, position {position}, {sink_layers} layers");
+            }
+            // What the head adds is no part of the stream.
+            assert_ne!(log_probs[0][0], log_probs[1][0]);
         }
     }
 }

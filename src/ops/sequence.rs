@@ -53,7 +53,56 @@ pub struct Heads {
     pub window: Option<usize>,
 }
 
+/// The rows, of so many of which the last are those of `sequence`, that stand at the first position of their documents.
+fn first_positions(rows: usize, sequence: &Sequence) -> Vec<usize> {
+    let before = rows - sequence.positions.len();
+    sequence.positions.iter().enumerate().filter(|(_, position)| **position == 0).map(|(row, _)| before + row).collect()
+}
+
 impl Tape<'_> {
+    /// The rows of `x` that stand at the first position of their documents, in their order; `None` where there are none. No gradient goes through them.
+    ///
+    /// # Shapes
+    /// `x`: `[rows, n]`, of which the last are those of the sequence; the result `[documents, n]`.
+    pub fn first_rows(&self, x: &Var, sequence: &Sequence) -> Option<Var> {
+        let cols = x.value.cols();
+        let first = first_positions(x.value.rows(), sequence);
+        let mut out = Tensor::scratch(first.len(), cols);
+        for (out, &row) in out.data_mut().chunks_exact_mut(cols).zip(&first) {
+            out.copy_from_slice(&x.value.data()[row * cols..][..cols]);
+        }
+        (!first.is_empty()).then(|| self.constant(out))
+    }
+
+    /// `x` with other rows where a document's first position stands: the `given` ones, in their order, or zeros.
+    ///
+    /// # Shapes
+    /// `x` and the result `[rows, n]`, of which the last are those of the sequence; `given` as [`Tape::first_rows`] has them.
+    pub fn with_first_rows(&mut self, x: Var, sequence: &Sequence, given: Option<&[f32]>) -> Var {
+        let cols = x.value.cols();
+        let first = first_positions(x.value.rows(), sequence);
+        if first.is_empty() {
+            return x;
+        }
+        let input = x.node.filter(|_| self.needs([true]));
+        let mut out = x.into_tensor();
+        for (index, &row) in first.iter().enumerate() {
+            let to = &mut out.data_mut()[row * cols..][..cols];
+            match given {
+                Some(rows) => to.copy_from_slice(&rows[index * cols..][..cols]),
+                None => to.fill(0.0),
+            }
+        }
+        let Some(input) = input else { return self.constant(out) };
+        self.push(out, |node| {
+            Box::new(move |sink| {
+                let Some(mut dx) = sink.take(node) else { return };
+                first.iter().for_each(|row| dx.data_mut()[row * cols..][..cols].fill(0.0));
+                sink.add(input, dx);
+            })
+        })
+    }
+
     /// The rows of `x` and the same rows behind them, where nothing is recorded.
     pub fn twice(&self, x: &Var) -> Var {
         assert!(!self.needs([true]), "copies are not trained on");

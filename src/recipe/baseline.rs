@@ -41,7 +41,7 @@ pub(super) fn read(section: &mut Section, kind: MethodKind, method: &mut MethodC
             method.frozen_embedding = section.boolean("frozen_embedding")?.unwrap_or(true);
         }
         MethodKind::LlamaPro => method.groups = section.count("groups", 1..=MOST)?,
-        MethodKind::ScaleAdapt | MethodKind::ScaleRoute => method.r = section.count("r", 0..=MAX_RANK as u64)?.unwrap_or(0),
+        MethodKind::ScaleAdapt | MethodKind::ScaleRoute => method.r = section.count("r", 0..=MAX_RANK as u64)?,
         _ => {}
     }
     Ok(())

@@ -5,6 +5,7 @@
 
 mod baseline;
 mod compare;
+mod method;
 mod overrides;
 mod read;
 mod section;
@@ -15,18 +16,17 @@ mod write;
 
 use std::path::{Path, PathBuf};
 
-use serde::{Deserialize, Serialize};
-
 use crate::baseline::{Baseline, Freeze, LlamaPro, Lora, Method};
 use crate::checkpoint::Config;
 use crate::data::{HeldOutConfig, StreamConfig};
 use crate::error::{Error, Result};
 use crate::eval::suite::{Bos, Selection};
-use crate::grow::{Growth, Initialisation, Module, Placement, Sizes};
+use crate::grow::{Growth, Placement, Sizes};
 use crate::hub;
 use crate::model::Precision;
 use crate::route::Router;
 use crate::train::TrainConfig;
+pub use method::{MethodConfig, MethodKind};
 pub(crate) use section::suggestion;
 
 /// The largest recipe that is read: they are written by hand.
@@ -59,122 +59,6 @@ pub struct ModelConfig {
     pub path: PathBuf,
     /// Arithmetic of the matrix products.
     pub dtype: Precision,
-}
-
-/// What is trained.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize)]
-#[serde(rename_all = "kebab-case")]
-pub enum MethodKind {
-    /// An expansion that never changes the base stream.
-    ///
-    /// # Paper
-    /// SCALE-Preserve.
-    ScalePreserve,
-    /// An expansion that adds to the base stream in chosen layers and modules.
-    ///
-    /// # Paper
-    /// SCALE-Adapt.
-    ScaleAdapt,
-    /// Trained as [`MethodKind::ScaleAdapt`], with a router between the two heads.
-    ///
-    /// # Paper
-    /// SCALE-Route.
-    ScaleRoute,
-    /// All of the base, and no expansion: full fine-tuning, to compare with.
-    Full,
-    /// The base above its lowest layers, to compare with.
-    Freeze,
-    /// Low-rank adapters, to compare with.
-    Lora,
-    /// Inserted copies of layers, to compare with.
-    LlamaPro,
-}
-
-impl MethodKind {
-    /// All kinds with the names used in recipes.
-    pub const ALL: [(&'static str, Self); 7] = [
-        ("scale-preserve", Self::ScalePreserve),
-        ("scale-adapt", Self::ScaleAdapt),
-        ("scale-route", Self::ScaleRoute),
-        ("full", Self::Full),
-        ("freeze", Self::Freeze),
-        ("lora", Self::Lora),
-        ("llama-pro", Self::LlamaPro),
-    ];
-
-    /// The name used in recipes, files and JSON.
-    pub fn as_str(self) -> &'static str {
-        match self {
-            Self::ScalePreserve => "scale-preserve",
-            Self::ScaleAdapt => "scale-adapt",
-            Self::ScaleRoute => "scale-route",
-            Self::Full => "full",
-            Self::Freeze => "freeze",
-            Self::Lora => "lora",
-            Self::LlamaPro => "llama-pro",
-        }
-    }
-
-    /// Whether W12 is trained, in the layers and modules that the recipe chooses.
-    pub fn adapts(self) -> bool {
-        matches!(self, Self::ScaleAdapt | Self::ScaleRoute)
-    }
-
-    /// Where W12 is trained unless told otherwise; `None` for methods that do not widen.
-    pub fn placement(self, config: &Config) -> Option<Placement> {
-        match self {
-            Self::ScalePreserve => Some(Placement::preserve(config)),
-            Self::ScaleAdapt => Some(Placement::adapt(config)),
-            Self::ScaleRoute => Some(Placement::route()),
-            _ => None,
-        }
-    }
-
-    /// What W12 learns at unless a recipe says otherwise, where everything else learns at `learning_rate`.
-    ///
-    /// It alone changes the base stream, on which all else is built: at the full rate it flies apart. Where a router holds forgetting it need not be
-    /// as timid as where the adaptation head alone speaks (docs/experiments.md).
-    pub fn expansion_to_base_rate(self, learning_rate: f64) -> f64 {
-        learning_rate * if self == Self::ScaleRoute { 0.3 } else { 0.1 }
-    }
-
-    /// Whether the model is widened.
-    pub fn widens(self) -> bool {
-        !matches!(self, Self::Full | Self::Freeze | Self::Lora | Self::LlamaPro)
-    }
-}
-
-/// The `[method]` table. What is `None` depends on the base, see [`Recipe::resolve`].
-#[derive(Debug, Clone, PartialEq)]
-pub struct MethodConfig {
-    /// What is trained.
-    pub kind: MethodKind,
-    /// Added width of the residual stream.
-    pub hidden_size: Option<usize>,
-    /// Added query heads.
-    pub num_attention_heads: Option<usize>,
-    /// Added key/value heads.
-    pub num_key_value_heads: Option<usize>,
-    /// Added width of the feed-forward network.
-    pub intermediate_size: Option<usize>,
-    /// What W21 and W22 start from.
-    pub init: Initialisation,
-    /// The lowest layers whose W12 stays zero (`scale-adapt`, `scale-route`).
-    pub preserved_layers: Option<usize>,
-    /// The modules whose W12 is trained above them (`scale-adapt`, `scale-route`).
-    pub modules: Option<Vec<Module>>,
-    /// Rank of the low-rank parts beside every W12 (`scale-adapt`, `scale-route`); 0 for none.
-    pub r: usize,
-    /// The adapters (`lora`).
-    pub lora: Option<Lora>,
-    /// How many of the lowest layers are frozen (`freeze`).
-    pub frozen_layers: Option<usize>,
-    /// Whether the input embedding is frozen (`freeze`).
-    pub frozen_embedding: bool,
-    /// Groups of layers that are followed by a copy (`llama-pro`).
-    pub groups: Option<usize>,
-    /// Seed of the expansion's random values, of the adapters' and of their dropout.
-    pub seed: u64,
 }
 
 /// The `[data]` table.
@@ -313,9 +197,35 @@ impl Recipe {
             if method.kind.adapts() {
                 method.preserved_layers = Some(growth.placement.preserved_layers);
                 method.modules = Some(growth.placement.modules);
+                method.r = Some(growth.placement.r);
+                method.kind.rate_low_rank_parts(&mut self.train.learning_rates, growth.placement.r)?;
+                if !self.measures_sink() {
+                    self.method.sink_layers = Some(growth.placement.sink_layers);
+                }
             }
         }
         Ok(self)
+    }
+
+    /// Whether it leaves open in which layers the base's attention sink is kept: [`Model::sink_layers`](crate::model::Model::sink_layers) says it then.
+    pub fn measures_sink(&self) -> bool {
+        self.method.kind == MethodKind::ScaleRoute && self.method.sink_layers.is_none()
+    }
+
+    /// The recipe with what it leaves to measuring as it was found for a run that has grown by `growth`.
+    pub fn settled(mut self, growth: Option<&Growth>) -> Self {
+        if self.measures_sink() {
+            self.method.sink_layers = growth.map(|growth| growth.placement.sink_layers);
+        }
+        self
+    }
+
+    /// The recipe with what it leaves to measuring as the run that was started by `started` has it.
+    pub fn settled_as(mut self, started: &Self) -> Self {
+        if self.measures_sink() {
+            self.method.sink_layers = started.method.sink_layers;
+        }
+        self
     }
 
     /// The growth this recipe asks for on a base of `config`; `None` for a method that does not widen.
@@ -328,8 +238,10 @@ impl Recipe {
         let placement = Placement {
             preserved_layers: method.preserved_layers.unwrap_or(default.preserved_layers),
             modules: method.modules.clone().unwrap_or(default.modules),
-            r: method.r,
+            r: 0,
+            sink_layers: method.sink_layers.unwrap_or(0),
         };
+        let placement = placement.ranked(method.r, default.r, config);
         let sizes =
             Sizes::complete(config, method.hidden_size, method.num_attention_heads, method.num_key_value_heads, method.intermediate_size);
         let growth = Growth { sizes, placement };

@@ -60,6 +60,7 @@ fn misplaced(table: &Table) -> Option<(String, String)> {
                 "intermediate_size",
                 "init",
                 "preserved_layers",
+                "sink_layers",
                 "modules",
                 "lora_alpha",
                 "lora_dropout",
@@ -89,9 +90,11 @@ fn read(table: Table, folder: &Path) -> Result<Recipe> {
     let model = read_model(model, folder)?;
     let data = read_data(data, folder)?;
     let (kind, method) = read_kind(method)?;
-    let mut train = read_train(train, kind)?;
+    let train = read_train(train, kind)?;
     let method = read_method(method, kind, train.seed)?;
-    rate_low_rank_parts(&method, &mut train)?;
+    if kind.adapts() {
+        check_low_rank_rates(&train.learning_rates, method.r.unwrap_or(kind.default_rank()))?;
+    }
     let eval = read_eval(eval, &data, &train, folder)?;
     let routers = read_route(route, kind)?;
     Ok(Recipe { model, method, data, train, eval, routers })
@@ -133,7 +136,8 @@ fn read_method(mut section: Section, kind: MethodKind, seed: u64) -> Result<Meth
         init: Initialisation::default(),
         preserved_layers: section.count("preserved_layers", 0..=MOST)?,
         modules: None,
-        r: 0,
+        r: None,
+        sink_layers: section.count("sink_layers", 0..=MOST)?,
         lora: None,
         frozen_layers: None,
         frozen_embedding: true,
@@ -149,9 +153,9 @@ fn read_method(mut section: Section, kind: MethodKind, seed: u64) -> Result<Meth
             kind.as_str()
         )));
     }
-    if !kind.adapts() && (method.preserved_layers.is_some() || modules.is_some()) {
+    if !kind.adapts() && (method.preserved_layers.is_some() || modules.is_some() || method.sink_layers.is_some()) {
         return Err(Error::usage(format!(
-            "method: preserved_layers and modules say where expansion_to_base is trained, and `{}` trains it nowhere\n  hint: kind = \"scale-adapt\" does",
+            "method: preserved_layers, sink_layers and modules say where expansion_to_base is trained, and `{}` trains it nowhere\n  hint: kind = \"scale-adapt\" does",
             kind.as_str()
         )));
     }
@@ -330,21 +334,9 @@ fn check_blocks<'a>(method: MethodKind, blocks: impl Iterator<Item = &'a Block>)
     Ok(())
 }
 
-/// Gives low-rank parts the rate of W12, beside which they stand; refuses rates of parts that there are not.
-fn rate_low_rank_parts(method: &MethodConfig, train: &mut TrainConfig) -> Result<()> {
-    if !method.kind.adapts() {
-        return Ok(());
-    }
-    let none = method.r == 0;
-    if !none {
-        let LearningRates { learning_rate, by_block } = &mut train.learning_rates;
-        let rate = by_block.get(&Block::ExpansionToBase).copied().unwrap_or(*learning_rate);
-        for block in [Block::LoraA, Block::LoraB] {
-            by_block.entry(block).or_insert(rate);
-        }
-    }
-    let given = train.learning_rates.by_block.keys().find(|block| matches!(block, Block::LoraA | Block::LoraB));
-    match given.filter(|_| none) {
+/// Refuses rates of low-rank parts that there are not.
+pub(super) fn check_low_rank_rates(rates: &LearningRates, r: usize) -> Result<()> {
+    match rates.by_block.keys().find(|block| r == 0 && matches!(block, Block::LoraA | Block::LoraB)) {
         Some(block) => Err(Error::usage(format!(
             "train.learning_rates.{block}: nothing of this block is trained\n  hint: method.r = 16 adds it beside expansion_to_base"
         ))),

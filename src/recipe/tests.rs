@@ -3,6 +3,7 @@ use std::path::Path;
 use proptest::prelude::*;
 
 use super::*;
+use crate::grow::Module;
 use crate::model::Block;
 use crate::train::schedule::ScheduleKind;
 
@@ -186,6 +187,7 @@ fn values_out_of_range_or_of_the_wrong_kind_are_refused_by_key() {
             "`loar` is not one of scale-preserve, scale-adapt, scale-route, full, freeze, lora, llama-pro\n  hint: did you mean `lora`?",
         ),
         ("method.preserved_layers=3", "trains it nowhere"),
+        ("method.sink_layers=1", "trains it nowhere"),
         ("method.init=eye", "`svd,zero`"),
         ("data.train=[]", "data.train: is missing"),
         ("data.train=[3]", "expected paths or tables"),
@@ -216,25 +218,50 @@ fn what_a_method_does_not_use_is_refused() {
 }
 
 #[test]
-fn the_rank_of_low_rank_parts_is_written_out_and_none_is_none() {
+fn what_goes_beyond_the_paper_s_placement_is_written_out() {
     let config = Config::new(512, 64, 176, 4, 8);
-    for (kind, r) in [("scale-adapt", 0), ("scale-route", 0), ("scale-route", 16)] {
-        let given: &[&str] = if r == 0 { &[] } else { &["method.r=16"] };
+    let routed = MethodKind::ScaleRoute.default_rank();
+    for (kind, given, r, sink_layers) in [
+        ("scale-adapt", &[][..], 0, Some(0)),
+        ("scale-route", &[], routed, None),
+        ("scale-route", &["method.r=4"], 4, None),
+        ("scale-route", &["method.preserved_layers=4"], 0, None),
+        ("scale-route", &["method.r=0", "method.sink_layers=0"], 0, Some(0)),
+        ("scale-adapt", &["method.r=4", "method.sink_layers=2"], 4, Some(2)),
+    ] {
         let recipe = set(&SHORT.replace("scale-preserve", kind), given).unwrap().resolve(&config).unwrap();
-        assert_eq!((recipe.method.r, recipe.growth(&config).unwrap().unwrap().placement.r), (r, r));
-        let rates = &recipe.train.learning_rates;
-        assert_eq!(rates.by_block.get(&Block::LoraB).copied(), (r > 0).then(|| rates.of(Block::ExpansionToBase)));
-        let text = recipe.resolved_toml();
-        assert_eq!(Recipe::parse(&text, Path::new("/x"), &[]).unwrap(), recipe);
-        // A run of before there were any says nothing of it.
-        let known = |line: &&str| !["r = ", "lora_A = ", "lora_B = "].iter().any(|new| line.starts_with(new));
-        let text: Vec<&str> = text.lines().filter(known).collect();
-        let before = Recipe::parse(&text.join("\n"), Path::new("/x"), &[]).unwrap();
-        assert_eq!(before.fingerprint() == recipe.fingerprint(), r == 0);
+        let placement = recipe.growth(&config).unwrap().unwrap().placement;
+        assert_eq!((placement.r, recipe.method.sink_layers), (r, sink_layers), "{kind}, {given:?}");
+        assert_eq!((placement.sink_layers, recipe.measures_sink()), (sink_layers.unwrap_or(0), sink_layers.is_none()));
+        if r > 0 {
+            let rates = &recipe.train.learning_rates;
+            let like = if kind == "scale-route" { Block::BaseToExpansion } else { Block::ExpansionToBase };
+            assert_eq!([Block::LoraA, Block::LoraB].map(|block| rates.of(block)), [rates.of(like); 2]);
+        }
+        assert_eq!(Recipe::parse(&recipe.resolved_toml(), Path::new("/x"), &[]).unwrap(), recipe);
+
+        // What is left open is as the run has it, and what is not is not.
+        let mut growth = recipe.growth(&config).unwrap().unwrap();
+        growth.placement.sink_layers = 3;
+        let run = recipe.clone().settled(Some(&growth));
+        assert_eq!(run.method.sink_layers, Some(sink_layers.unwrap_or(3)));
+        run.check_resumable(&recipe, 1).unwrap();
+        assert_eq!(recipe.clone().settled_as(&run), run);
+        let other = Recipe { method: MethodConfig { sink_layers: Some(1), ..recipe.method.clone() }, ..recipe };
+        assert!(run.check_resumable(&other, 1).unwrap_err().to_string().contains("method.sink_layers"));
     }
     let adapt = SHORT.replace("scale-preserve", "scale-adapt");
-    let error = set(&adapt, &["method.r=4", "method.preserved_layers=4"]).unwrap().resolve(&config).unwrap_err().to_string();
-    assert!(error.contains("method.r = 4, but expansion_to_base is trained nowhere"), "{error}");
+    let rate = "train.learning_rates.lora_A=1e-3";
+    let nowhere = set(&SHORT.replace("scale-preserve", "scale-route"), &["method.preserved_layers=4", rate]).unwrap().resolve(&config);
+    assert!(nowhere.unwrap_err().to_string().contains("nothing of this block is trained"));
+    for (given, says) in [
+        (&["method.r=4", "method.preserved_layers=4"][..], "method.r = 4, but expansion_to_base is trained nowhere"),
+        (&["method.sink_layers=1", "method.preserved_layers=4"], "method.sink_layers = 1, but expansion_to_base is trained nowhere"),
+        (&["method.sink_layers=5"], "method.sink_layers = 5 but the base has 4 layers"),
+    ] {
+        let error = set(&adapt, given).unwrap().resolve(&config).unwrap_err().to_string();
+        assert!(error.contains(says), "{error}");
+    }
 }
 
 #[test]

@@ -60,9 +60,11 @@ fn method(method: &MethodConfig) -> Table {
         if let Some(modules) = &method.modules {
             put(&mut table, "modules", modules);
         }
-        // None is none, said or not: runs of before there were low-rank parts do not say it.
-        if method.r > 0 {
-            put(&mut table, "r", method.r);
+        if let Some(r) = method.r {
+            put(&mut table, "r", r);
+        }
+        if let Some(layers) = method.sink_layers {
+            put(&mut table, "sink_layers", layers);
         }
     }
     table

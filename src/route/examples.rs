@@ -200,7 +200,7 @@ fn speak(model: &Model, head: usize, beginning: Vec<u32>, room: usize, speech: &
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::grow::sizes::Module;
+    use crate::grow::Module;
     use crate::model::Precision;
     use crate::model::tests::{base, config, growth, ring};
 

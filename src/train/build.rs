@@ -34,8 +34,11 @@ pub fn start(recipe: &Recipe, foundation: &Foundation, progress: &(dyn Fn(usize,
     let method = recipe.method(base.config())?;
     Foundation::check_method(base.config(), rings.len(), &method)?;
     match method {
-        Method::Expansion(growth) => {
+        Method::Expansion(mut growth) => {
             let mut model = foundation.model(recipe.model.dtype)?;
+            if recipe.measures_sink() && !growth.placement.is_preserve(base.config()) {
+                growth.placement.sink_layers = model.sink_layers();
+            }
             let parameters = grow::initialise_ring(base, rings, &growth, recipe.method.init, recipe.method.seed, progress)?;
             model.widen(growth, parameters)?;
             Ok(model)

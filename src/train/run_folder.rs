@@ -72,7 +72,13 @@ impl RunFolder {
     /// [`Error::Io`], and [`Error::Usage`] for one that was edited into something that is no recipe.
     pub fn recipe(path: &Path) -> Result<Option<Recipe>> {
         let recipe = path.join(RECIPE_FILE);
-        if recipe.exists() { Recipe::load(recipe, &[]).map(Some) } else { Ok(None) }
+        if !recipe.exists() {
+            return Ok(None);
+        }
+        let read = Recipe::load(&recipe, &[])?;
+        // A run of before there were these keys has none of what they stand for, whatever is the default now.
+        let before: Vec<String> = read.method.open_keys().map(|key| format!("method.{key}=0")).collect();
+        if before.is_empty() { Ok(Some(read)) } else { Recipe::load(recipe, &before).map(Some) }
     }
 
     /// Takes `hf://` names for what they stood for when the run in the folder at `path` was started, if one was.

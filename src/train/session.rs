@@ -88,7 +88,7 @@ pub fn train_measured(
         RunFolder::refuse_existing(out)?;
     }
     let base = &foundation.base;
-    let recipe = recipe.resolve(base.config())?;
+    let mut recipe = recipe.resolve(base.config())?;
     Foundation::check_method(base.config(), foundation.rings.len(), &recipe.method(base.config())?)?;
     let tokenizer = base.tokenizer()?;
     let bos = leading_token(&tokenizer)?;
@@ -125,6 +125,7 @@ pub fn train_measured(
             foundation.check(&point.state, &point.path)?;
             if let Some(started) = RunFolder::recipe(out)? {
                 started.check_resumable(&recipe, point.state.step)?;
+                recipe = recipe.settled_as(&started);
             }
             let model = build::restore(&recipe, &foundation, &point.path)?;
             for path in folder.set_aside_newer(point.state.step)? {

@@ -4,7 +4,7 @@ use crate::baseline::{Baseline, Method, Part};
 use crate::checkpoint::names::Projection;
 use crate::checkpoint::{Config, QueryKeyNorm};
 use crate::grow::layout;
-use crate::grow::sizes::{Growth, Module, Sizes};
+use crate::grow::{Growth, Module, Sizes};
 use crate::model::Block;
 use crate::model::build::{added_shape, projection_shape};
 
@@ -121,6 +121,11 @@ fn widened(config: &Config, inner: &[Growth], growth: &Growth) -> Vec<Layer> {
             let read = |stream: Stream| Stream { inputs: all_inputs(&stream), ..stream };
             let mut base = read(base);
             base.inputs += low_rank;
+            // There W12 does not read quite what W22 reads.
+            let apart = |module| layer < growth.placement.sink_layers && trains(module);
+            let width = |projection| added(&growth.sizes, projection)[1];
+            base.inputs += if apart(Module::Attention) { width(Projection::O) } else { 0 };
+            base.inputs += if apart(Module::Ffn) { width(Projection::Gate) + width(Projection::Down) } else { 0 };
             Layer { window: config.window(layer), products, base, rings: streams.map(read).collect() }
         })
         .collect()

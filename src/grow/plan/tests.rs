@@ -13,7 +13,7 @@ fn smol() -> Config {
 
 fn growth(preserved_layers: usize, modules: &[Module]) -> Growth {
     let sizes = Sizes { hidden_size: 64, num_attention_heads: 3, num_key_value_heads: 1, intermediate_size: 256 };
-    Growth { sizes, placement: Placement { preserved_layers, modules: modules.to_vec(), r: 0 } }
+    Growth { sizes, placement: Placement::new(preserved_layers, modules) }
 }
 
 fn method(growth: Option<&Growth>) -> Method {
