@@ -213,12 +213,7 @@ impl Placement {
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    fn smol() -> Config {
-        let mut config = Config::new(49_152, 576, 1536, 30, 9);
-        config.num_key_value_heads = 3;
-        config
-    }
+    use crate::grow::sizes::tests::smol;
 
     #[test]
     fn a_placement_has_layers_and_modules_that_exist() {

@@ -140,11 +140,11 @@ impl Growth {
 }
 
 #[cfg(test)]
-mod tests {
+pub(super) mod tests {
     use super::*;
 
     /// SmolLM2-135M: 9 query heads on 3 key/value heads.
-    fn smol() -> Config {
+    pub(crate) fn smol() -> Config {
         let mut config = Config::new(49_152, 576, 1536, 30, 9);
         config.num_key_value_heads = 3;
         config

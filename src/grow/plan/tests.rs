@@ -1,14 +1,11 @@
 use super::*;
 use crate::baseline::{Freeze, LlamaPro, Lora};
 use crate::checkpoint::Family;
-use crate::grow::{Module, Placement, Sizes};
+use crate::grow::{Module, Placement, Sizes, sizes};
 
 /// SmolLM2-135M.
 fn smol() -> Config {
-    let mut config = Config::new(49_152, 576, 1536, 30, 9);
-    config.num_key_value_heads = 3;
-    config.tie_word_embeddings = true;
-    config
+    Config { tie_word_embeddings: true, ..sizes::tests::smol() }
 }
 
 fn growth(preserved_layers: usize, modules: &[Module]) -> Growth {
