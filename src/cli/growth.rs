@@ -48,14 +48,8 @@ impl GrowthArgs {
 
     /// The placement asked for, completed with those of a method.
     pub fn placed(&self, default: Placement, config: &Config) -> Placement {
-        let modules = if self.modules.is_empty() { default.modules } else { self.modules.clone() };
-        let placement = Placement {
-            preserved_layers: self.preserved_layers.unwrap_or(default.preserved_layers),
-            modules,
-            r: 0,
-            sink_layers: self.sink_layers.unwrap_or(default.sink_layers),
-        };
-        placement.ranked(self.r, default.r, config)
+        let modules = Some(self.modules.clone()).filter(|modules| !modules.is_empty());
+        default.complete(config, self.preserved_layers, modules, self.r, self.sink_layers)
     }
 
     /// Whether a placement is given.

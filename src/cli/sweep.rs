@@ -194,11 +194,9 @@ pub(super) fn watch<'a>(variants: &'a [Variant], display: &'a mut Display) -> im
 /// What stays as the recipe says.
 fn notes(sweep: &Sweep, recipe: &Recipe) -> Vec<String> {
     let rates = &recipe.train.learning_rates;
-    // W12's default, and that of what stands beside it, goes along with the others' rate.
-    let along = [Block::ExpansionToBase, Block::LoraA, Block::LoraB];
-    let moves = |block: Block, rate: f64| {
-        recipe.method.kind.adapts() && along.contains(&block) && rate == recipe.method.kind.expansion_to_base_rate(rates.learning_rate)
-    };
+    // W12's default goes along with the others' rate.
+    let moves =
+        |block: Block, rate: f64| block == Block::ExpansionToBase && rate == recipe.method.kind.expansion_to_base_rate(rates.learning_rate);
     let fixed = rates.by_block.iter().filter(|(block, rate)| !moves(**block, **rate));
     let fixed: Vec<String> = fixed.map(|(block, rate)| format!("{block} at {rate:e}")).collect();
     if sweep.keys != ["train.learning_rate"] || fixed.is_empty() {

@@ -104,10 +104,23 @@ impl Placement {
         Self { r: 16, ..Self::new(0, &Module::ALL) }
     }
 
-    /// The same with low-rank parts of the rank that is given, or of `default` where there is W12 for them to stand beside.
-    pub fn ranked(self, given: Option<usize>, default: usize, config: &Config) -> Self {
-        let r = given.unwrap_or(if self.is_preserve(config) { 0 } else { default });
-        Self { r, ..self }
+    /// This default with what is given in its place. Low-rank parts are the default's only where there is W12 for them to stand beside.
+    pub fn complete(
+        self,
+        config: &Config,
+        preserved_layers: Option<usize>,
+        modules: Option<Vec<Module>>,
+        r: Option<usize>,
+        sink_layers: Option<usize>,
+    ) -> Self {
+        let placed = Self {
+            preserved_layers: preserved_layers.unwrap_or(self.preserved_layers),
+            modules: modules.unwrap_or(self.modules),
+            r: 0,
+            sink_layers: sink_layers.unwrap_or(self.sink_layers),
+        };
+        let r = r.unwrap_or(if placed.is_preserve(config) { 0 } else { self.r });
+        Self { r, ..placed }
     }
 
     /// Whether the paper has it: no low-rank parts, and every position adapted alike. Files that say more have a version of their own.

@@ -171,10 +171,14 @@ impl Model {
         streams: Streams,
         sequences: &StreamSequences,
     ) -> Inputs {
-        let ring = self.rings.first().zip(streams.get(1));
-        let writing = ring.filter(|(ring, _)| ring.layers[index].widened[projection as usize].expansion_to_base.is_some());
-        let to_base = writing.map(|(_, g)| self.without_sink(tape, index, projection, g.clone(), sequences));
+        let to_base = streams.get(1).filter(|_| self.writes(index, projection));
+        let to_base = to_base.map(|g| self.without_sink(tape, index, projection, g.clone(), sequences));
         Inputs { streams, to_base }
+    }
+
+    /// Whether the first ring adds to the base stream in `projection` of layer `index`.
+    fn writes(&self, index: usize, projection: Projection) -> bool {
+        self.rings.first().is_some_and(|ring| ring.layers[index].widened[projection as usize].expansion_to_base.is_some())
     }
 
     /// Whether in layer `index` the base stream's row of a document's first position stays the base's in its adapted copy too.
@@ -189,9 +193,11 @@ impl Model {
         if seen || !self.keeps_sink(index) { x } else { tape.with_first_rows(x, &sequences.rings, None) }
     }
 
-    /// What the base stream's attention found, given what it read: where the first position is kept, the base's own value there, for it sees only itself.
+    /// What the base stream's attention found, given what it read: where the first position is kept and values are adapted, the base's own value there, for
+    /// it sees only itself.
     fn with_sink<'m>(&'m self, tape: &mut Tape<'m>, index: usize, attended: Var, read: &[Var], sequences: &StreamSequences) -> Var {
-        let kept = read.len() > 1 && self.keeps_sink(index);
+        let adapted = read.len() > 1 && self.writes(index, Projection::V);
+        let kept = adapted && self.keeps_sink(index);
         let first = if kept { tape.first_rows(&read[0], &sequences.rings) } else { None };
         let Some(first) = first else { return attended };
         let Linear { weight, bias, .. } = &self.layers[index].linear[Projection::V as usize];

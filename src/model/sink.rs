@@ -2,7 +2,7 @@
 
 use super::Model;
 use super::layer::StreamSequences;
-use crate::data::order::Random;
+use crate::grow::verify;
 use crate::ops::on_workers;
 use crate::ops::sequence::Sequence;
 use crate::ops::tape::Tape;
@@ -24,21 +24,17 @@ impl Model {
     /// others, which later positions look at where they look for nothing. 0 where it makes none. The same number on every machine, but for what rounding
     /// does to rows at the edge.
     pub fn sink_layers(&self) -> usize {
-        if self.rope.positions() < LENGTH {
-            return 0;
-        }
-        on_workers(|| risen(&self.largest_values()))
+        let batch = verify::windows(self.config.vocab_size, &[], SEQUENCES, LENGTH, 0);
+        // A model with fewer positions than that has no place for a sink.
+        let Ok(sequence) = self.sequence(&batch) else { return 0 };
+        on_workers(|| risen(&self.largest_values(&batch.tokens, &sequence)))
     }
 
     /// The largest value of every row behind each layer of the base alone, `[layers][SEQUENCES * LENGTH]`.
-    fn largest_values(&self) -> Vec<Vec<f32>> {
-        let mut random = Random::new(0, 0);
-        let tokens: Vec<u32> = (0..SEQUENCES * LENGTH).map(|_| random.below(self.config.vocab_size as u64) as u32).collect();
-        let positions = (0..tokens.len()).map(|row| (row % LENGTH) as u32).collect();
-        let sequence = Arc::new(Sequence { batch: SEQUENCES, length: LENGTH, positions, starts: None, forest: None });
-        let sequences = StreamSequences::same(&sequence);
+    fn largest_values(&self, tokens: &[u32], sequence: &Arc<Sequence>) -> Vec<Vec<f32>> {
+        let sequences = StreamSequences::same(sequence);
         let mut tape = Tape::inference(&self.parameters, self.precision);
-        let mut streams = self.embed(&mut tape, &tokens);
+        let mut streams = self.embed(&mut tape, tokens);
         streams.truncate(1);
         let mut largest = Vec::with_capacity(self.layers.len());
         for index in 0..self.layers.len() {

@@ -36,7 +36,7 @@ impl Recipe {
     /// [`Error::Usage`] listing every key that differs, with both values.
     pub fn check_resumable(&self, other: &Self, steps: u64) -> Result<()> {
         let mut differences: Vec<String> = Vec::new();
-        let (ours, theirs) = (fixed(self), fixed(&other.clone().settled_as(self)));
+        let (ours, theirs) = (fixed(self), fixed(&other.clone().settled(self.method.sink_layers)));
         for (key, value) in &ours {
             match theirs.get(key) {
                 Some(found) if found == value => {}

@@ -21,7 +21,7 @@ use crate::checkpoint::Config;
 use crate::data::{HeldOutConfig, StreamConfig};
 use crate::error::{Error, Result};
 use crate::eval::suite::{Bos, Selection};
-use crate::grow::{Growth, Placement, Sizes};
+use crate::grow::{Growth, Sizes};
 use crate::hub;
 use crate::model::Precision;
 use crate::route::Router;
@@ -212,19 +212,9 @@ impl Recipe {
         self.method.kind == MethodKind::ScaleRoute && self.method.sink_layers.is_none()
     }
 
-    /// The recipe with what it leaves to measuring as it was found for a run that has grown by `growth`.
-    pub fn settled(mut self, growth: Option<&Growth>) -> Self {
-        if self.measures_sink() {
-            self.method.sink_layers = growth.map(|growth| growth.placement.sink_layers);
-        }
-        self
-    }
-
-    /// The recipe with what it leaves to measuring as the run that was started by `started` has it.
-    pub fn settled_as(mut self, started: &Self) -> Self {
-        if self.measures_sink() {
-            self.method.sink_layers = started.method.sink_layers;
-        }
+    /// The recipe with what it leaves to measuring as it was found for a run: its [`MethodConfig::sink_layers`].
+    pub fn settled(mut self, sink_layers: Option<usize>) -> Self {
+        self.method.sink_layers = if self.measures_sink() { sink_layers } else { self.method.sink_layers };
         self
     }
 
@@ -235,13 +225,7 @@ impl Recipe {
     pub fn growth(&self, config: &Config) -> Result<Option<Growth>> {
         let method = &self.method;
         let Some(default) = method.kind.placement(config) else { return Ok(None) };
-        let placement = Placement {
-            preserved_layers: method.preserved_layers.unwrap_or(default.preserved_layers),
-            modules: method.modules.clone().unwrap_or(default.modules),
-            r: 0,
-            sink_layers: method.sink_layers.unwrap_or(0),
-        };
-        let placement = placement.ranked(method.r, default.r, config);
+        let placement = default.complete(config, method.preserved_layers, method.modules.clone(), method.r, method.sink_layers);
         let sizes =
             Sizes::complete(config, method.hidden_size, method.num_attention_heads, method.num_key_value_heads, method.intermediate_size);
         let growth = Growth { sizes, placement };

@@ -324,7 +324,7 @@ fn check_blocks<'a>(method: MethodKind, blocks: impl Iterator<Item = &'a Block>)
             MethodKind::Full | MethodKind::Freeze | MethodKind::LlamaPro => block == Block::Base,
             MethodKind::Lora => matches!(block, Block::LoraA | Block::LoraB),
             MethodKind::ScalePreserve => block.is_expansion() && block != Block::ExpansionToBase,
-            // Whether there are low-rank parts is for `check_adapters` to say.
+            // Whether there are low-rank parts is for [`check_low_rank_rates`] to say.
             MethodKind::ScaleAdapt | MethodKind::ScaleRoute => block != Block::Base,
         };
         if !trained {

@@ -243,10 +243,10 @@ fn what_goes_beyond_the_paper_s_placement_is_written_out() {
         // What is left open is as the run has it, and what is not is not.
         let mut growth = recipe.growth(&config).unwrap().unwrap();
         growth.placement.sink_layers = 3;
-        let run = recipe.clone().settled(Some(&growth));
+        let run = recipe.clone().settled(Some(growth.placement.sink_layers));
         assert_eq!(run.method.sink_layers, Some(sink_layers.unwrap_or(3)));
         run.check_resumable(&recipe, 1).unwrap();
-        assert_eq!(recipe.clone().settled_as(&run), run);
+        assert_eq!(recipe.clone().settled(run.method.sink_layers), run);
         let other = Recipe { method: MethodConfig { sink_layers: Some(1), ..recipe.method.clone() }, ..recipe };
         assert!(run.check_resumable(&other, 1).unwrap_err().to_string().contains("method.sink_layers"));
     }

@@ -125,7 +125,7 @@ pub fn train_measured(
             foundation.check(&point.state, &point.path)?;
             if let Some(started) = RunFolder::recipe(out)? {
                 started.check_resumable(&recipe, point.state.step)?;
-                recipe = recipe.settled_as(&started);
+                recipe = recipe.settled(started.method.sink_layers);
             }
             let model = build::restore(&recipe, &foundation, &point.path)?;
             for path in folder.set_aside_newer(point.state.step)? {

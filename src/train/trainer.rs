@@ -97,7 +97,7 @@ impl Trainer {
                 return Err(Error::file(point.path.join(checkpoint::STATE_FILE), "the run was started with another tokenizer"));
             }
         }
-        let recipe = recipe.settled(model.growths().last());
+        let recipe = recipe.settled(model.growths().last().map(|growth| growth.placement.sink_layers));
         let metrics = folder.begin(&recipe, resume.map(|point| &point.state))?;
         let gradients = Gradients::zeros(model.parameters());
         let mut blocks: Vec<Block> = model.parameters().iter().map(|p| p.block).collect();
