@@ -11,8 +11,8 @@ use super::operands::{
     Rounded, as_f32, as_u16, decode_pairs, decode_panel, decode_rows, gather_columns, gather_pairs, reserve, round_in_place, round_rows,
     round_rows_in_f32,
 };
-use super::packed::{Line, Packed, interleave, pack_panel, panel_width};
-use super::tiles;
+use super::packed::{Line, Packed, bf16_depth_unit, interleave, pack_panel, panel_width};
+use super::tiles::{self, Part};
 use crate::model::Precision;
 use rayon::prelude::*;
 use std::cell::RefCell;
@@ -52,7 +52,7 @@ impl<'a> View<'a> {
 pub enum Left<'a> {
     /// f32 values; rounded to bf16 on the way where the right operand is bf16.
     F32(View<'a>),
-    /// bf16 values, row-major, `stride` (even, at least `k`) a row.
+    /// bf16 values, row-major, rows filled up with zeros to what the kernels read at once.
     Bf16 {
         /// The values.
         data: &'a [u16],
@@ -99,11 +99,12 @@ impl Way {
 
     /// The length of the blocks that `k` is cut into: a function of `k` and the way only. A panel of it stays in the first-level cache; that of tiles in the
     /// second, which keeps up with them, and the fewer blocks the seldomer is the result read and written.
+    /// (Tiles then take several blocks at once, up to [`TILES_AT_ONCE`] of all the products that are summed: that changes no bit.)
     fn block_depth(self, k: usize) -> usize {
         let (most, unit) = match self {
             Self::Values => (160, 2),
             Self::Pairs => (288, 2),
-            Self::Tiles => (640, 32),
+            Self::Tiles => (640, tiles::DEPTH),
         };
         k.div_ceil(k.div_ceil(most).max(1)).next_multiple_of(unit).max(unit)
     }
@@ -111,9 +112,16 @@ impl Way {
     /// Rows and columns of a block: rows such that `A`'s part stays in the second-level cache, columns so that no thread waits long
     /// for the last one.
     fn blocks(self, m: usize, n: usize, width: usize) -> (usize, usize) {
-        let (most, unit) = if self == Self::Tiles { (1024, tiles::ROWS) } else { (192, TILE_ROWS) };
+        let threads = rayon::current_num_threads();
+        let (most, unit) = if self == Self::Tiles {
+            // Of a narrow result more blocks of rows, or threads would have nothing to do.
+            let blocks = if threads > 1 { (4 * threads).div_ceil(n.div_ceil(width)) } else { 1 };
+            (m.div_ceil(blocks).clamp(128, 1024), tiles::ROWS)
+        } else {
+            (192, TILE_ROWS)
+        };
         let row_block = m.div_ceil(m.div_ceil(most)).next_multiple_of(unit);
-        let wanted = (8 * rayon::current_num_threads()).div_ceil(m.div_ceil(row_block)).max(n.div_ceil(768));
+        let wanted = (8 * threads).div_ceil(m.div_ceil(row_block)).max(n.div_ceil(768));
         let column_block = n.div_ceil(wanted).next_multiple_of(width).max(width.max(64));
         (row_block, column_block)
     }
@@ -130,7 +138,7 @@ impl Right<'_> {
 
     /// The panel of `columns` columns from `column` over `start .. start + depth`, in the form that the kernel of `isa` reads.
     fn panel(&self, isa: Isa, (column, columns): (usize, usize), (start, depth): (usize, usize), scratch: &mut Vec<Line>) -> *const u32 {
-        let (width, pairs) = (panel_width(isa), depth.div_ceil(2));
+        let (width, pairs) = (panel_width(isa), depth.next_multiple_of(bf16_depth_unit(isa)) / 2);
         // Without bf16 multipliers a product of bf16 is one of f32: its panels are decoded once for all rows of the block.
         let decodes = self.precision() == Precision::Bf16 && !reads_pairs(isa);
         if let Self::Packed(packed) = *self {
@@ -184,7 +192,10 @@ impl Term<'_> {
         let k = self.k;
         match self.left {
             Left::F32(view) => view.check(m, k),
-            Left::Bf16 { data, stride } => assert!(stride % 2 == 0 && k <= stride && m * stride <= data.len(), "bf16 operand too short"),
+            Left::Bf16 { data, stride } => {
+                let filled = stride % bf16_depth_unit(isa) == 0;
+                assert!(filled && k <= stride && m * stride <= data.len(), "bf16 operand too short");
+            }
         }
         match self.right {
             Right::Packed(packed) => {
@@ -256,11 +267,9 @@ pub fn gemm_sum(m: usize, n: usize, terms: &[Term<'_>], c: &mut [f32], c_stride:
     let run = |task: usize| {
         let (i, j) = (task % row_blocks * row_block, task / row_blocks * column_block);
         let target = &target;
-        for (index, &product) in products.iter().enumerate() {
-            let block = Block { isa, way, product, row: i, rows: row_block.min(m - i), column: j, columns: column_block.min(n - j) };
-            // SAFETY: blocks are disjoint and inside `c`, checked above.
-            unsafe { block.run(target.0.add(i * c_stride + j), c_stride, accumulate || index > 0) }
-        }
+        let block = Block { isa, way, row: i, rows: row_block.min(m - i), column: j, columns: column_block.min(n - j) };
+        // SAFETY: blocks are disjoint and inside `c`, checked above.
+        unsafe { block.run(&products, target.0.add(i * c_stride + j), c_stride, accumulate) }
     };
     let tasks = row_blocks * column_blocks;
     if tasks == 1 || m * n * terms.iter().map(|term| term.k).sum::<usize>() < 1 << 16 {
@@ -294,47 +303,117 @@ thread_local! {
     static SCRATCH: RefCell<Scratch> = const { RefCell::new(Scratch { a: Vec::new(), b: Vec::new() }) };
 }
 
-/// A thread's working memory: a block of `A` where it has to be turned, a panel of `B` where it has to be decoded.
+/// A thread's working memory: a block of `A` where it has to be turned, panels of `B` where they have to be decoded or packed.
 struct Scratch {
     a: Vec<Line>,
-    b: Vec<Line>,
+    b: Vec<Vec<Line>>,
 }
 
+impl Scratch {
+    fn panel(&mut self, index: usize) -> &mut Vec<Line> {
+        self.b.resize_with(self.b.len().max(index + 1), Vec::new);
+        &mut self.b[index]
+    }
+}
+
+/// As many values of `k` as the tile unit multiplies before it stores a result, over all products that are summed: panels that long stay in the
+/// second-level cache.
+const TILES_AT_ONCE: usize = 832;
+
 /// One block of the result.
-struct Block<'a> {
+struct Block {
     isa: Isa,
     way: Way,
-    product: Term<'a>,
     row: usize,
     rows: usize,
     column: usize,
     columns: usize,
 }
 
-impl Block<'_> {
+impl Block {
     /// Computes the block.
     ///
     /// # Safety
     /// `c` has `rows` rows of `columns` values, `c_stride` apart, that nobody else uses meanwhile.
-    unsafe fn run(&self, c: *mut f32, c_stride: usize, accumulate: bool) {
-        let Term { k, right, .. } = self.product;
-        let (width, longest, sweep) = (panel_width(self.isa), self.way.block_depth(k), kernel(self.isa));
-        SCRATCH.with_borrow_mut(|scratch| {
-            for start in (0..k).step_by(longest) {
-                let values = longest.min(k - start);
-                let lhs = self.left(start, values, &mut scratch.a);
-                let depth = if self.in_pairs() { values.div_ceil(2) } else { values };
-                for column in (0..self.columns).step_by(width) {
-                    let columns = width.min(self.columns - column);
-                    let panel = right.panel(self.isa, (self.column + column, columns), (start, values), &mut scratch.b);
-                    // SAFETY: the caller's result; the operands were checked when the product began.
-                    unsafe {
-                        let c = c.add(column);
-                        sweep(&Sweep { lhs, rows: self.rows, depth, panel, c, c_stride, columns, accumulate: accumulate || start > 0 });
-                    }
-                }
+    unsafe fn run(&self, products: &[Term<'_>], c: *mut f32, c_stride: usize, accumulate: bool) {
+        // SAFETY: the caller's.
+        SCRATCH.with_borrow_mut(|scratch| unsafe {
+            if self.way == Way::Tiles {
+                return self.tiles(products, c, c_stride, accumulate, scratch);
+            }
+            for (index, product) in products.iter().enumerate() {
+                self.vectors(product, c, c_stride, accumulate || index > 0, scratch);
             }
         });
+    }
+
+    /// The stretches of `k` that a product is cut into: first value and number of values.
+    fn stretches(&self, k: usize) -> impl Iterator<Item = (usize, usize)> + use<> {
+        let longest = self.way.block_depth(k);
+        (0..k).step_by(longest).map(move |start| (start, longest.min(k - start)))
+    }
+
+    /// One product, in vectors.
+    ///
+    /// # Safety
+    /// As [`Block::run`].
+    unsafe fn vectors(&self, product: &Term<'_>, c: *mut f32, c_stride: usize, accumulate: bool, scratch: &mut Scratch) {
+        let (width, sweep) = (panel_width(self.isa), kernel(self.isa));
+        for (start, values) in self.stretches(product.k) {
+            let lhs = self.left(product, start, values, &mut scratch.a);
+            let depth = if self.in_pairs() { values.div_ceil(2) } else { values };
+            for column in (0..self.columns).step_by(width) {
+                let columns = width.min(self.columns - column);
+                let panel = product.right.panel(self.isa, (self.column + column, columns), (start, values), scratch.panel(0));
+                // SAFETY: the caller's result; the operands were checked when the product began.
+                unsafe {
+                    let c = c.add(column);
+                    sweep(&Sweep { lhs, rows: self.rows, depth, panel, c, c_stride, columns, accumulate: accumulate || start > 0 });
+                }
+            }
+        }
+    }
+
+    /// All products, in tiles.
+    ///
+    /// # Safety
+    /// As [`Block::run`].
+    unsafe fn tiles(&self, products: &[Term<'_>], c: *mut f32, c_stride: usize, accumulate: bool, scratch: &mut Scratch) {
+        let width = panel_width(self.isa);
+        let all: Vec<_> = products.iter().flat_map(|product| self.stretches(product.k).map(move |stretch| (product, stretch))).collect();
+        let (mut first, mut parts) = (0, Vec::with_capacity(all.len()));
+        while first < all.len() {
+            let mut depth = 0;
+            let count = all[first..].iter().take_while(|(_, (_, values))| {
+                depth += values;
+                depth <= TILES_AT_ONCE
+            });
+            let some = &all[first..first + count.count().max(1)];
+            for column in (0..self.columns).step_by(width) {
+                let columns = width.min(self.columns - column);
+                parts.clear();
+                for (index, &(product, (start, values))) in some.iter().enumerate() {
+                    let Left::Bf16 { data, stride } = product.left else {
+                        unreachable!("the tile unit's left operands are rounded before")
+                    };
+                    let panel = product.right.panel(self.isa, (self.column + column, columns), (start, values), scratch.panel(index));
+                    parts.push(Part {
+                        a: data[self.row * stride + start..].as_ptr().cast(),
+                        a_stride: stride / 2,
+                        panel,
+                        steps: values.div_ceil(tiles::DEPTH),
+                    });
+                }
+                #[cfg(not(target_arch = "x86_64"))]
+                let _ = (c, c_stride, accumulate);
+                // SAFETY: the caller's result; the operands were checked when the product began, and are filled up to whole steps.
+                #[cfg(target_arch = "x86_64")]
+                unsafe {
+                    tiles::sweep::<tiles::Amx>(&parts, (self.rows, columns), (c.add(column), c_stride), accumulate || first > 0);
+                }
+            }
+            first += some.len();
+        }
     }
 
     /// Whether the kernel multiplies bf16 pairs.
@@ -343,10 +422,10 @@ impl Block<'_> {
     }
 
     /// The block's rows of `A` over `start .. start + depth`, as the kernel reads them.
-    fn left(&self, start: usize, depth: usize, scratch: &mut Vec<Line>) -> Lhs {
+    fn left(&self, product: &Term<'_>, start: usize, depth: usize, scratch: &mut Vec<Line>) -> Lhs {
         let (first, rows, pairs) = (self.row, self.rows, depth.div_ceil(2));
-        let rounds = self.product.right.precision() == Precision::Bf16;
-        match self.product.left {
+        let rounds = product.right.precision() == Precision::Bf16;
+        match product.left {
             Left::Bf16 { data, stride } if self.in_pairs() => {
                 Lhs::Pairs { data: data[first * stride + start..].as_ptr().cast(), stride: stride / 2 }
             }

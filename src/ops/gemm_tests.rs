@@ -48,7 +48,7 @@ fn products_equal_f64_reference_in_every_layout() {
             for precision in [Precision::F32, Precision::Bf16] {
                 let expected = reference(m, n, k, &rounded(&a, precision), &rounded(&b, precision), &c);
                 let (at, bt) = (transpose(&a, m, k), transpose(&b, k, n));
-                let stride = k.next_multiple_of(2);
+                let stride = k.next_multiple_of(bf16_depth_unit(isa));
                 let mut bits = vec![0u16; m * stride];
                 a.chunks(k).zip(bits.chunks_mut(stride)).for_each(|(x, o)| round_to_bf16(x, &mut o[..k]));
                 let packed = Packed::from_weight(&bt, n, k, precision);
@@ -110,7 +110,9 @@ fn bits_do_not_depend_on_other_rows_columns_or_threads() {
 #[test]
 fn a_sum_of_products_has_the_bits_of_one_product_after_the_other() {
     each_isa(|isa| {
-        for (m, n, ks) in [(7, 65, vec![33, 0, 40]), (200, 130, vec![640, 64]), (1100, 70, vec![64, 9, 100])] {
+        let sizes =
+            [(7, 65, vec![33, 0, 40]), (200, 130, vec![640, 64]), (1100, 70, vec![64, 9, 100]), (90, 48, vec![576, 16, 192, 16, 1300, 64])];
+        for (m, n, ks) in sizes {
             for precision in [Precision::F32, Precision::Bf16] {
                 let start = values(m * n, 3);
                 let operands: Vec<_> = ks.iter().map(|&k| (k, values(k * m, 1 + k as u64), values(k * n, 2 + k as u64))).collect();
@@ -182,31 +184,50 @@ fn wide_tiles_index_their_operands_like_the_narrow_ones() {
     assert!(c.iter().zip(&expected).all(|(o, e)| (f64::from(*o) - e).abs() < 1e-5));
 }
 
-/// What is asked of the tile unit, without one: whole and single tiles of rows, whole and partial ones of columns and of `k`.
+/// What is asked of the tile unit, without one: whole and single tiles of rows, whole, single and partial ones of columns, one part and several.
 #[test]
 fn tiles_index_their_operands_like_vectors() {
-    for (m, n, pairs) in [(1, 1, 1), (16, 32, 16), (17, 33, 17), (32, 64, 32), (77, 50, 55), (40, 64, 7)] {
-        let (a, b, start) = (values(m * 2 * pairs, 8), values(2 * pairs * n, 9), values(m * (n + 3), 10));
-        let mut bits = vec![0u16; m * 2 * pairs];
-        round_to_bf16(&a, &mut bits);
-        let words: Vec<u32> = bits.chunks(2).map(|p| u32::from(p[0]) | (u32::from(p[1]) << 16)).collect();
-        let mut panel = vec![0u32; 64 * pairs];
-        pack_panel(View::rows(&b, n), 0, n, 2 * pairs, 64, Precision::Bf16, &mut panel);
-        let product = reference(m, n, 2 * pairs, &rounded(&a, Precision::Bf16), &rounded(&b, Precision::Bf16), &vec![0.0; m * n]);
+    let sizes = [
+        (1, 1, vec![1]),
+        (16, 32, vec![32]),
+        (17, 33, vec![33]),
+        (32, 64, vec![64, 31]),
+        (77, 50, vec![110, 32, 5]),
+        (40, 48, vec![14]),
+        (33, 16, vec![1, 64]),
+        (20, 7, vec![96]),
+    ];
+    for (m, n, depths) in sizes {
+        let mut operands = Vec::new();
+        for &k in &depths {
+            let (a, b, stride) = (values(m * k, 8 + k as u64), values(k * n, 9 + k as u64), k.next_multiple_of(tiles::DEPTH));
+            let mut words = vec![0u32; m * stride / 2];
+            round_rows(View::rows(&a, k), 0, 0, k, as_u16(&mut words), stride);
+            let mut panel = vec![u32::MAX; 64 * stride / 2];
+            pack_panel(View::rows(&b, n), 0, n, k, 64, Precision::Bf16, &mut panel);
+            operands.push((a, b, k, stride, words, panel));
+        }
+        let mut parts = Vec::new();
+        for (_, _, _, stride, words, panel) in &operands {
+            parts.push(Part { a: words.as_ptr(), a_stride: stride / 2, panel: panel.as_ptr(), steps: stride / tiles::DEPTH });
+        }
+        let start = values(m * (n + 3), 10);
+        let mut product = vec![0.0; m * n];
+        for (a, b, k, ..) in &operands {
+            let one = reference(m, n, *k, &rounded(a, Precision::Bf16), &rounded(b, Precision::Bf16), &vec![0.0; m * n]);
+            product.iter_mut().zip(one).for_each(|(sum, one)| *sum += one);
+        }
         for accumulate in [false, true] {
             let mut c = start.clone();
-            let lhs = Lhs::Pairs { data: words.as_ptr(), stride: pairs };
-            let sweep =
-                Sweep { lhs, rows: m, depth: pairs, panel: panel.as_ptr(), c: c.as_mut_ptr(), c_stride: n + 3, columns: n, accumulate };
             // SAFETY: all operands live and have the sizes named.
-            unsafe { tiles::sweep::<Plain>(&sweep, words.as_ptr(), pairs) };
+            unsafe { tiles::sweep::<Plain>(&parts, (m, n), (c.as_mut_ptr(), n + 3), accumulate) };
             for (i, (&found, &before)) in c.iter().zip(&start).enumerate() {
                 let (row, column) = (i / (n + 3), i % (n + 3));
                 if column >= n {
-                    assert_eq!(found, before, "[{m}, {n}, {pairs}]: beyond the columns of row {row}");
+                    assert_eq!(found, before, "[{m}, {n}, {depths:?}]: beyond the columns of row {row}");
                 } else {
                     let want = product[row * n + column] + if accumulate { f64::from(before) } else { 0.0 };
-                    assert!((f64::from(found) - want).abs() < 2e-5, "[{m}, {n}, {pairs}] at {row}, {column}: {found}, {want}");
+                    assert!((f64::from(found) - want).abs() < 2e-5, "[{m}, {n}, {depths:?}] at {row}, {column}: {found}, {want}");
                 }
             }
         }

@@ -75,7 +75,7 @@ impl<'m> Tape<'m> {
         scale: f32,
         gradients: &mut Gradients,
     ) -> (HeadScores, Vec<(usize, Tensor)>) {
-        let (vocab, _) = self.weight_shape(head.products[0].1);
+        let (vocab, _) = head.products[0].1.shape(self.parameters);
         let weights: Vec<Cow<'m, Packed>> = head.products.iter().map(|(_, w)| self.packed(w)).collect();
         let transposed: Vec<Option<Packed>> = head
             .products
@@ -198,7 +198,7 @@ impl<'m> Tape<'m> {
     }
 
     fn vocabulary(&self, parts: &[Part<'_, 'm>]) -> usize {
-        parts.first().map_or(0, |part| self.weight_shape(part.head.products[0].1).0)
+        parts.first().map_or(0, |part| part.head.products[0].1.shape(self.parameters).0)
     }
 
     fn packed_head(&self, head: &Head<'_, 'm>) -> Vec<Cow<'m, Packed>> {

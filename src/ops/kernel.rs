@@ -7,7 +7,6 @@
 #![allow(clippy::needless_range_loop)]
 
 use super::isa::Isa;
-use super::tiles;
 
 /// Rows of a register tile.
 pub(super) const TILE_ROWS: usize = 6;
@@ -345,19 +344,6 @@ unsafe fn sweep_avx512_bf16(s: &Sweep) {
     unsafe { sweep::<x86::Avx512, 4>(s) }
 }
 
-/// bf16 in the tile unit, f32 as everywhere with AVX-512.
-#[cfg(target_arch = "x86_64")]
-#[target_feature(enable = "avx512f,avx512bw,avx512vl,avx512dq,avx512bf16,fma")]
-unsafe fn sweep_amx(s: &Sweep) {
-    // SAFETY: the caller's; with this instruction set the process may use tiles.
-    unsafe {
-        match s.lhs {
-            Lhs::Pairs { data, stride } => tiles::sweep::<tiles::Amx>(s, data, stride),
-            _ => sweep::<x86::Avx512, 4>(s),
-        }
-    }
-}
-
 unsafe fn sweep_portable(s: &Sweep) {
     // SAFETY: the caller's.
     unsafe { sweep::<Portable<8>, 2>(s) }
@@ -381,9 +367,7 @@ pub(super) fn kernel(isa: Isa) -> unsafe fn(&Sweep) {
         #[cfg(target_arch = "x86_64")]
         Isa::Avx512 => sweep_avx512,
         #[cfg(target_arch = "x86_64")]
-        Isa::Avx512Bf16 => sweep_avx512_bf16,
-        #[cfg(target_arch = "x86_64")]
-        Isa::Amx => sweep_amx,
+        Isa::Avx512Bf16 | Isa::Amx => sweep_avx512_bf16,
         _ => sweep_portable,
     }
 }
@@ -393,7 +377,7 @@ pub(super) fn reads_pairs(isa: Isa) -> bool {
     isa >= Isa::Avx512Bf16
 }
 
-/// Whether bf16 products go through the tile unit: rows in steps of [`tiles::ROWS`], and of the left operands [`Lhs::Pairs`] alone.
+/// Whether bf16 products go through the [tile unit](super::tiles) instead.
 pub(super) fn has_tiles(isa: Isa) -> bool {
     isa == Isa::Amx
 }

@@ -2,12 +2,14 @@
 //!
 //! The right operand `B [k, n]` of a product is cut into panels of [`panel_width`] columns. f32: `[panel][k][column]`;
 //! bf16: `[panel][k / 2][column]` of `u32`, the even row's bits low and the odd row's high, which is what `vdpbf16ps` and the
-//! tile unit eat and what two shifts turn into f32 where neither is there.
+//! tile unit eat and what two shifts turn into f32 where neither is there. For that unit `k` is filled up with zeros.
 
 use super::bf16::{round_pairs, round_rows_to_pairs, to_bf16};
 use super::gemm::View;
 use super::isa::Isa;
+use super::kernel::has_tiles;
 use super::pool::Pool;
+use super::tiles;
 use super::transpose::{transpose, transpose_words};
 use crate::model::Precision;
 use crate::simd_fn;
@@ -24,6 +26,11 @@ pub fn panel_width(isa: Isa) -> usize {
         Isa::Portable | Isa::Avx2 => 16,
         Isa::Avx512 | Isa::Avx512Bf16 | Isa::Amx => 64,
     }
+}
+
+/// What the inner dimension of a bf16 operand is filled up to with zeros: a multiple of this.
+pub(super) fn bf16_depth_unit(isa: Isa) -> usize {
+    if has_tiles(isa) { tiles::DEPTH } else { 2 }
 }
 
 /// A right operand `[k, n]`, packed.
@@ -56,11 +63,15 @@ impl Drop for Packed {
 impl Packed {
     /// Number of words a `[k, n]` operand takes.
     fn words(isa: Isa, precision: Precision, k: usize, n: usize) -> usize {
-        let rows = match precision {
+        n.div_ceil(panel_width(isa)) * Self::words_of_panel(isa, precision, k)
+    }
+
+    fn words_of_panel(isa: Isa, precision: Precision, k: usize) -> usize {
+        let lines = match precision {
             Precision::F32 => k,
-            Precision::Bf16 => k.div_ceil(2),
+            Precision::Bf16 => k.next_multiple_of(bf16_depth_unit(isa)) / 2,
         };
-        n.div_ceil(panel_width(isa)) * panel_width(isa) * rows
+        panel_width(isa) * lines
     }
 
     /// An operand whose values are whatever they were: every word is to be written.
@@ -128,11 +139,7 @@ impl Packed {
 
     /// Words from one panel to the next.
     pub(super) fn panel_words(&self) -> usize {
-        panel_width(self.isa)
-            * match self.precision {
-                Precision::F32 => self.k,
-                Precision::Bf16 => self.k.div_ceil(2),
-            }
+        Self::words_of_panel(self.isa, self.precision, self.k)
     }
 
     fn words_mut(&mut self) -> &mut [u32] {
@@ -185,6 +192,9 @@ impl Packed {
                     }
                 }
             }
+            if precision == Precision::Bf16 {
+                panel[n.div_ceil(2) * width..].fill(0);
+            }
         });
         out
     }
@@ -207,7 +217,7 @@ impl Packed {
     }
 }
 
-/// Packs columns `first .. first + columns` of `b` into one panel; the columns beyond are zero.
+/// Packs columns `first .. first + columns` of `b` into one panel; the columns and the pairs beyond are zero.
 pub(super) fn pack_panel(b: View<'_>, first: usize, columns: usize, k: usize, width: usize, precision: Precision, panel: &mut [u32]) {
     if columns < width {
         panel.fill(0);
@@ -229,6 +239,7 @@ pub(super) fn pack_panel(b: View<'_>, first: usize, columns: usize, k: usize, wi
             } else {
                 pack_columns_bf16(b, first, columns, k, width, panel);
             }
+            panel[k.div_ceil(2) * width..].fill(0);
         }
     }
 }
@@ -241,8 +252,10 @@ fn pack_rows_bf16(data: &[f32], stride: usize, first: usize, columns: usize, k: 
 }
 
 simd_fn! {
-    /// Packs rows of bf16 into one panel of pairs; the columns beyond are zero.
+    /// Packs rows of bf16 into one panel of pairs; the columns and the pairs beyond are zero.
     pub(super) fn interleave(data: &[u16], stride: usize, first: usize, columns: usize, k: usize, width: usize, panel: &mut [u32]) {
+        let (panel, beyond) = panel.split_at_mut(k.div_ceil(2) * width);
+        beyond.fill(0);
         for (q, line) in panel.chunks_exact_mut(width).enumerate() {
             let (line, rest) = line.split_at_mut(columns);
             let even = &data[2 * q * stride + first..][..columns];

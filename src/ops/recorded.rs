@@ -1,11 +1,11 @@
 //! The fused operations as the model calls them: forward now, backward on the tape.
 
-use super::attention::{self, Saved, Sequences, Shape};
+use super::attention::{self, Sequences, Shape};
 use super::gemm::{Right, Shared, Term, View, gemm, gemm_sum};
 use super::packed::Packed;
 use super::rope::RopeTable;
 use super::sequence::{Heads, Sequence};
-use super::tape::{Tape, Var, Vector, Weight, left, rows_from};
+use super::tape::{Saved, Tape, Var, Vector, Weight, rows_from};
 use super::tensor::Tensor;
 use super::{activation, elementwise, embedding, norm};
 use std::cell::LazyCell;
@@ -17,15 +17,6 @@ impl<'m> Tape<'m> {
         match v {
             Vector::Frozen(values) => values,
             Vector::Trained(index) => &self.parameters[*index].value,
-        }
-    }
-
-    /// Rows and columns of a weight `[out, in]`.
-    pub(super) fn weight_shape(&self, w: &Weight) -> (usize, usize) {
-        match w {
-            Weight::Frozen(packed) => (packed.n(), packed.k()),
-            Weight::Table { values, cols } => (values.len() / cols, *cols),
-            Weight::Trained(index) => (self.parameters[*index].shape[0], self.parameters[*index].shape[1]),
         }
     }
 
@@ -46,7 +37,7 @@ impl<'m> Tape<'m> {
     /// # Shapes
     /// `[tokens, in]` from a table `[vocab, in]`.
     pub fn embedding(&mut self, tokens: &[u32], table: &'m Weight) -> Var {
-        let (_, cols) = self.weight_shape(table);
+        let (_, cols) = table.shape(self.parameters);
         let mut out = Tensor::scratch(tokens.len(), cols);
         match table {
             Weight::Frozen(packed) => {
@@ -82,7 +73,7 @@ impl<'m> Tape<'m> {
     /// # Shapes
     /// Inputs `[tokens, inᵢ]`, weights `[out, inᵢ]`, bias `[out]`, residual and result `[rows, out]`.
     pub fn linear(&mut self, rows: usize, products: &[(&Var, &'m Weight)], bias: Option<&'m Vector>, residual: Option<&Var>) -> Var {
-        let (cols, _) = self.weight_shape(products[0].1);
+        let (cols, _) = products[0].1.shape(self.parameters);
         let mut out = match residual {
             Some(residual) => Tensor::copy_of(&residual.value),
             None => Tensor::scratch(rows, cols),
@@ -116,31 +107,16 @@ impl<'m> Tape<'m> {
         let saved: Vec<_> = products
             .iter()
             .filter(|(x, w)| x.node.is_some() || trained(w))
-            .map(|(x, w)| (x.node, x.value.cols(), *w, trained(w).then(|| self.save(x))))
+            .map(|(x, w)| (x.node, x.value.cols(), *w, trained(w).then(|| Saved::new(&x.value, self.precision))))
             .collect();
-        let (precision, parameters, residual) = (self.precision, self.parameters, residual.and_then(|r| r.node));
+        let (precision, residual) = (self.precision, residual.and_then(|r| r.node));
         self.push(out, |node| {
             Box::new(move |sink| {
-                let Some(dy) = sink.take(node) else { return };
+                let Some(dy) = sink.take(node).map(Arc::new) else { return };
                 let turned = LazyCell::new(|| Shared::new(dy.view().t(), cols, rows, precision));
                 for (input, width, weight, saved) in saved {
                     if let Some(input) = input {
-                        sink.write(input, rows, width, |dx, accumulate| {
-                            let gradient = left(&dy, precision);
-                            match weight {
-                                Weight::Frozen(packed) => {
-                                    gemm(rows, width, cols, gradient, Right::Packed(&packed.transposed()), dx, width, accumulate);
-                                }
-                                Weight::Table { values, .. } => {
-                                    let view = View::rows(values, width);
-                                    gemm(rows, width, cols, gradient, Right::F32(view, precision), dx, width, accumulate);
-                                }
-                                Weight::Trained(index) => {
-                                    let view = View::rows(&parameters[*index].value, width);
-                                    gemm(rows, width, cols, gradient, Right::F32(view, precision), dx, width, accumulate);
-                                }
-                            }
-                        });
+                        sink.share(input, Saved::new(&dy, precision), weight);
                     }
                     if let (Weight::Trained(index), Some(saved)) = (weight, saved) {
                         gemm(cols, width, rows, turned.left(), saved.right(), sink.parameter(*index), width, true);
@@ -151,7 +127,7 @@ impl<'m> Tape<'m> {
                     elementwise::bias_gradient(dy.data(), sink.parameter(index));
                 }
                 if let Some(residual) = residual {
-                    sink.add(residual, dy);
+                    sink.add(residual, Arc::try_unwrap(dy).unwrap_or_else(|shared| Tensor::copy_of(&shared)));
                 }
             })
         })
@@ -282,7 +258,8 @@ impl<'m> Tape<'m> {
                 let [mut dq, mut dk, mut dv] = [&q, &k, &v].map(|x| Tensor::scratch(rows, x.value.cols()));
                 let (keys, values) = [&k, &v].map(|x| Sequences::packed(x.value.data(), sequence.length, width)).into();
                 let starts = attention::window_starts(&shape, sequence.starts.as_deref(), heads.window);
-                let saved = Saved { q: q.value.data(), k: keys, v: values, starts: starts.as_deref(), out: output.data(), lse: &lse };
+                let saved =
+                    attention::Saved { q: q.value.data(), k: keys, v: values, starts: starts.as_deref(), out: output.data(), lse: &lse };
                 attention::backward(&shape, saved, dy.data(), dq.data_mut(), dk.data_mut(), dv.data_mut(), false);
                 for (var, gradient) in [(q, dq), (k, dk), (v, dv)] {
                     if let Some(input) = var.node {

@@ -1,7 +1,7 @@
 //! A small reverse-mode tape over fused operations. It records nothing for what does not lead to a trained parameter,
 //! so which parameters are trained decides what a step costs: a frozen stream that reads from nothing trained has no backward pass at all.
 
-use super::gemm::{Left, Right, View};
+use super::gemm::{Left, Right, Term, View, gemm_sum};
 use super::packed::Packed;
 use super::tensor::{Bf16, Tensor};
 use crate::model::{Gradients, Parameter, Precision};
@@ -21,6 +21,17 @@ pub enum Weight {
     },
     /// Trained: the index of a [`Parameter`] of shape `[out, in]`.
     Trained(usize),
+}
+
+impl Weight {
+    /// Rows and columns, `[out, in]`.
+    pub(super) fn shape(&self, parameters: &[Parameter]) -> (usize, usize) {
+        match self {
+            Self::Frozen(packed) => (packed.n(), packed.k()),
+            Self::Table { values, cols } => (values.len() / cols, *cols),
+            Self::Trained(index) => (parameters[*index].shape[0], parameters[*index].shape[1]),
+        }
+    }
 }
 
 /// A norm's weight or a bias: frozen, or a trained parameter by its index.
@@ -56,13 +67,41 @@ impl Var {
     }
 }
 
-/// What a product keeps of its input for the gradient of its weight: in bf16 the rounded copy loses nothing.
+/// What is kept of an activation or a gradient for a product to come: in bf16 the rounded copy loses nothing.
 pub(super) enum Saved {
     F32(Arc<Tensor>),
     Bf16(Arc<Bf16>),
 }
 
 impl Saved {
+    pub(super) fn new(x: &Arc<Tensor>, precision: Precision) -> Self {
+        match precision {
+            Precision::F32 => Self::F32(x.clone()),
+            Precision::Bf16 => Self::Bf16(x.bf16().clone()),
+        }
+    }
+
+    fn shape(&self) -> (usize, usize) {
+        match self {
+            Self::F32(x) => (x.rows(), x.cols()),
+            Self::Bf16(x) => x.shape(),
+        }
+    }
+
+    fn precision(&self) -> Precision {
+        match self {
+            Self::F32(_) => Precision::F32,
+            Self::Bf16(_) => Precision::Bf16,
+        }
+    }
+
+    fn left(&self) -> Left<'_> {
+        match self {
+            Self::F32(x) => Left::F32(x.view()),
+            Self::Bf16(x) => x.left(),
+        }
+    }
+
     pub(super) fn right(&self) -> Right<'_> {
         match self {
             Self::F32(x) => Right::F32(x.view(), Precision::F32),
@@ -87,22 +126,62 @@ pub(super) fn rows_from<'a>(x: &'a Tensor, first: usize, precision: Precision) -
     }
 }
 
-pub(super) type Backward<'m> = Box<dyn FnOnce(&mut Sink<'_>) + 'm>;
+pub(super) type Backward<'m> = Box<dyn FnOnce(&mut Sink<'_, 'm>) + 'm>;
+
+/// What one of the products that read an activation adds to its gradient: `dy · W`.
+struct Share<'m> {
+    dy: Saved,
+    weight: &'m Weight,
+}
 
 /// Gradients on their way back.
-pub struct Sink<'g> {
+pub struct Sink<'g, 'm> {
     nodes: Vec<Option<Tensor>>,
+    /// Products that are still to be added to the nodes' gradients, in this order: all of a node's are one sum when its gradient is asked for.
+    shares: Vec<Vec<Share<'m>>>,
+    weights: &'m [Parameter],
     parameters: &'g mut Gradients,
 }
 
-impl Sink<'_> {
+impl<'m> Sink<'_, 'm> {
     /// Takes the gradient that has reached a node.
     pub(super) fn take(&mut self, node: usize) -> Option<Tensor> {
+        self.settle(node);
         self.nodes[node].take()
+    }
+
+    /// Adds `dy · W` to the gradient of a node, at the latest when it is asked for.
+    ///
+    /// # Shapes
+    /// `dy [tokens, out]`, `weight [out, in]`, the node's gradient `[tokens, in]`.
+    pub(super) fn share(&mut self, node: usize, dy: Saved, weight: &'m Weight) {
+        self.shares[node].push(Share { dy, weight });
+    }
+
+    fn settle(&mut self, node: usize) {
+        let shares = std::mem::take(&mut self.shares[node]);
+        let Some(first) = shares.first() else { return };
+        let (rows, width) = (first.dy.shape().0, first.weight.shape(self.weights).1);
+        let turned = |share: &Share<'m>| if let Weight::Frozen(packed) = share.weight { Some(packed.transposed()) } else { None };
+        let turned: Vec<Option<Packed>> = shares.iter().map(turned).collect();
+        let terms: Vec<Term<'_>> = shares
+            .iter()
+            .zip(&turned)
+            .map(|(Share { dy, weight }, turned)| {
+                let right = match (weight, turned) {
+                    (_, Some(packed)) | (Weight::Frozen(packed), None) => Right::Packed(packed),
+                    (Weight::Table { values, .. }, None) => Right::F32(View::rows(values, width), dy.precision()),
+                    (Weight::Trained(index), None) => Right::F32(View::rows(&self.weights[*index].value, width), dy.precision()),
+                };
+                Term { k: dy.shape().1, left: dy.left(), right }
+            })
+            .collect();
+        self.write(node, rows, width, |dx, accumulate| gemm_sum(rows, width, &terms, dx, width, accumulate));
     }
 
     /// Adds a gradient to a node.
     pub(super) fn add(&mut self, node: usize, gradient: Tensor) {
+        self.settle(node);
         match &mut self.nodes[node] {
             Some(sum) => super::elementwise::add_assign(sum.data_mut(), gradient.data()),
             empty => *empty = Some(gradient),
@@ -111,6 +190,7 @@ impl Sink<'_> {
 
     /// Lets `write(buffer, accumulate)` write or add a `[rows, cols]` gradient.
     pub(super) fn write(&mut self, node: usize, rows: usize, cols: usize, write: impl FnOnce(&mut [f32], bool)) {
+        self.settle(node);
         match &mut self.nodes[node] {
             Some(sum) => write(sum.data_mut(), true),
             empty => {
@@ -174,14 +254,6 @@ impl<'m> Tape<'m> {
         inputs.iter().map(|v| if v.node.is_some() { self.leaf(v.value.clone()) } else { v.clone() }).collect()
     }
 
-    /// Saves a product's input for its weight's gradient.
-    pub(super) fn save(&self, x: &Var) -> Saved {
-        match self.precision {
-            Precision::F32 => Saved::F32(x.value.clone()),
-            Precision::Bf16 => Saved::Bf16(x.value.bf16().clone()),
-        }
-    }
-
     /// Runs `segment` without keeping its activations; in the backward pass it is run again with them.
     /// Segments must be pure functions of their inputs.
     pub fn recompute(&mut self, inputs: Vec<Var>, segment: impl Fn(&mut Tape<'m>, &[Var]) -> Vec<Var> + 'm) -> Vec<Var> {
@@ -226,7 +298,12 @@ impl<'m> Tape<'m> {
 
     fn run(self, seeds: Vec<(usize, Tensor)>, parameters: &mut Gradients) -> Vec<Option<Tensor>> {
         let mut nodes = self.nodes;
-        let mut sink = Sink { nodes: (0..nodes.len()).map(|_| None).collect(), parameters };
+        let mut sink = Sink {
+            nodes: nodes.iter().map(|_| None).collect(),
+            shares: nodes.iter().map(|_| Vec::new()).collect(),
+            weights: self.parameters,
+            parameters,
+        };
         for (node, gradient) in seeds {
             sink.add(node, gradient);
         }
@@ -235,6 +312,7 @@ impl<'m> Tape<'m> {
                 backward(&mut sink);
             }
         }
+        (0..sink.nodes.len()).for_each(|node| sink.settle(node));
         sink.nodes
     }
 }

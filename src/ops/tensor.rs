@@ -2,8 +2,10 @@
 
 use super::bf16::round_to_bf16;
 use super::gemm::{Left, View};
-use super::math::TASK_ELEMENTS;
-use super::packed::Packed;
+use super::isa::Isa;
+use super::math::{TASK_ELEMENTS, rows_per_task};
+use super::operands::round_rows;
+use super::packed::{Packed, bf16_depth_unit};
 use super::pool::Pool;
 use rayon::prelude::*;
 use std::sync::{Arc, OnceLock};
@@ -25,7 +27,7 @@ pub struct Tensor {
     bf16: OnceLock<Arc<Bf16>>,
 }
 
-/// A matrix rounded to bf16, rows padded to an even length with zeros.
+/// A matrix rounded to bf16, rows filled up with zeros to what the kernels read at once.
 #[derive(Debug)]
 pub struct Bf16 {
     rows: usize,
@@ -36,6 +38,11 @@ pub struct Bf16 {
 }
 
 impl Bf16 {
+    /// Rows and columns.
+    pub fn shape(&self) -> (usize, usize) {
+        (self.rows, self.cols)
+    }
+
     /// The matrix as a left operand.
     pub fn left(&self) -> Left<'_> {
         Left::Bf16 { data: &self.data, stride: self.stride }
@@ -97,16 +104,15 @@ impl Tensor {
     /// The matrix rounded to bf16, made once.
     pub fn bf16(&self) -> &Arc<Bf16> {
         self.bf16.get_or_init(|| {
-            let stride = self.cols.next_multiple_of(2);
+            let stride = self.cols.next_multiple_of(bf16_depth_unit(Isa::current()));
             let mut data = BF16.take(self.rows * stride, 0);
             if stride == self.cols {
                 let parts = data.par_chunks_mut(TASK_ELEMENTS).zip(self.data.par_chunks(TASK_ELEMENTS));
                 parts.for_each(|(out, x)| round_to_bf16(x, out));
-            } else {
-                let rows = self.data.chunks(self.cols).zip(data.chunks_mut(stride));
-                rows.for_each(|(x, o)| {
-                    round_to_bf16(x, &mut o[..self.cols]);
-                    o[self.cols] = 0;
+            } else if stride > 0 {
+                let rows = rows_per_task(stride);
+                data.par_chunks_mut(rows * stride).enumerate().for_each(|(task, out)| {
+                    round_rows(self.view(), task * rows, 0, self.cols, out, stride);
                 });
             }
             Arc::new(Bf16 { rows: self.rows, cols: self.cols, stride, data, packed: OnceLock::new() })

@@ -3,8 +3,6 @@
 //! Both operands lie in memory as the unit wants them: rows of pairs on the left, panels of pairs on the right. An element's bits depend on its row, its column and
 //! `k` here too: within a step the unit sums the even and the odd values of the thirty-two on their own, then adds both to what was there.
 
-use super::kernel::Sweep;
-
 /// Rows of a step: two tiles of sixteen.
 pub(super) const ROWS: usize = 32;
 /// Rows, columns and pairs of a tile.
@@ -13,130 +11,116 @@ const SIDE: usize = 16;
 const COLUMNS: usize = 2 * SIDE;
 /// Columns of a panel.
 const WIDTH: usize = 64;
+/// Values of `k` that a tile takes: operands are filled up with zeros to a multiple of it.
+pub(super) const DEPTH: usize = 2 * SIDE;
 
-/// Up to two tiles of rows by two of columns, over some of `k`.
-pub(super) struct Step {
-    /// The two tiles' first rows of `A`; the second is not read where there are no rows for it.
-    a: [*const u32; 2],
+/// One of the products that a block of the result is the sum of, or a stretch of its `k`.
+#[derive(Clone, Copy)]
+pub(super) struct Part {
+    /// The first row of `A`, in pairs.
+    pub(super) a: *const u32,
     /// Words from one row of `A` to the next.
-    a_stride: usize,
-    /// Two tiles side by side of a panel, [`WIDTH`] words a line.
-    b: *const u32,
-    /// The two tiles' first rows of the result.
+    pub(super) a_stride: usize,
+    /// The panel of `B`, [`WIDTH`] words a line.
+    pub(super) panel: *const u32,
+    /// Times [`DEPTH`] values.
+    pub(super) steps: usize,
+}
+
+/// The rows and columns that a [`Unit`] works on at once.
+#[derive(Clone, Copy)]
+pub(super) struct Tiles {
+    /// The two tiles' first rows of the result; nothing is done to the second where there are no rows for it.
     c: [*mut f32; 2],
     c_stride: usize,
-    /// Times [`SIDE`] pairs of `k`.
-    steps: usize,
-    /// Whether to add to `c`.
-    accumulate: bool,
+    /// Whether there are two tiles side by side.
+    wide: bool,
 }
 
-/// A unit that multiplies tiles.
+/// A unit that multiplies tiles, and keeps those of the result meanwhile.
 pub(super) trait Unit {
-    /// Prepares for steps of `rows` rows, at most [`ROWS`].
+    /// Prepares for `rows` rows, at most [`ROWS`].
     unsafe fn begin(rows: usize) -> Self;
-    /// Carries a step out.
-    unsafe fn run(&mut self, step: &Step);
+    /// Begins sums with zeros, or with what is there.
+    unsafe fn open(&mut self, at: &Tiles, accumulate: bool);
+    /// Adds the products of a part; `a` are the two tiles' first rows.
+    unsafe fn add(&mut self, at: &Tiles, a: [*const u32; 2], part: &Part);
+    /// Stores the sums.
+    unsafe fn close(&mut self, at: &Tiles);
 }
 
-/// A sweep of bf16 pairs.
+/// `c[rows, columns] (+)= Σ parts`: all of them go into a block of the result before it is stored, so that short ones cost no way to memory and back.
 ///
 /// # Safety
-/// The sweep's pointers cover its rows, depth and columns, with panels [`WIDTH`] wide; the processor has the unit.
-#[inline(always)]
-pub(super) unsafe fn sweep<U: Unit>(s: &Sweep, data: *const u32, stride: usize) {
-    let whole = s.rows / ROWS * ROWS;
-    // SAFETY: the caller's.
-    unsafe {
-        if whole > 0 {
-            let mut unit = U::begin(ROWS);
-            for row in (0..whole).step_by(ROWS) {
-                rows(s, data, stride, row, ROWS, &mut unit);
+/// The parts' rows and panels, and the result with rows `c_stride` apart, exist; `columns` is at most [`WIDTH`]; the processor has the unit.
+pub(super) unsafe fn sweep<U: Unit>(parts: &[Part], (rows, columns): (usize, usize), (c, c_stride): (*mut f32, usize), accumulate: bool) {
+    let mut unit: Option<(usize, U)> = None;
+    for row in (0..rows).step_by(ROWS) {
+        let count = ROWS.min(rows - row);
+        // SAFETY: the caller's; offsets stay within what it vouches for.
+        unsafe {
+            if unit.as_ref().is_none_or(|(prepared, _)| *prepared != count) {
+                // The one before goes first: it leaves the tiles as they were.
+                drop(unit.take());
             }
-        }
-        if s.rows > whole {
-            rows(s, data, stride, whole, s.rows - whole, &mut U::begin(s.rows - whole));
+            let (_, unit) = unit.get_or_insert_with(|| (count, U::begin(count)));
+            for column in (0..columns).step_by(COLUMNS) {
+                let c = c.add(row * c_stride + column);
+                match columns - column {
+                    COLUMNS.. => block(unit, parts, (row, count, column), &tiles(c, c_stride, true), accumulate),
+                    SIDE => block(unit, parts, (row, count, column), &tiles(c, c_stride, false), accumulate),
+                    some => partial(unit, parts, (row, count, column), (c, c_stride, some), accumulate),
+                }
+            }
         }
     }
 }
 
-/// `count` rows from `row`, at most [`ROWS`], by all columns of the panel.
+fn tiles(c: *mut f32, c_stride: usize, wide: bool) -> Tiles {
+    Tiles { c: [c, c.wrapping_add(SIDE * c_stride)], c_stride, wide }
+}
+
+/// `count` rows from `row` and one or two tiles of columns from `column`, over all parts.
 #[inline(always)]
-unsafe fn rows<U: Unit>(s: &Sweep, data: *const u32, stride: usize, row: usize, count: usize, unit: &mut U) {
-    for column in (0..s.columns).step_by(COLUMNS) {
-        let columns = COLUMNS.min(s.columns - column);
-        // SAFETY: offsets stay within what the caller of `sweep` vouches for.
-        unsafe {
-            let (a, b, c) = (data.add(row * stride), s.panel.add(column), s.c.add(row * s.c_stride + column));
-            if columns == COLUMNS {
-                block(a, stride, b, s.depth, c, s.c_stride, s.accumulate, count, unit);
-            } else {
-                partial(a, stride, b, s, c, columns, count, unit);
-            }
+unsafe fn block<U: Unit>(unit: &mut U, parts: &[Part], (row, count, column): (usize, usize, usize), at: &Tiles, accumulate: bool) {
+    // Stores into lines that are elsewhere would stall at the end: they are asked for now, and come meanwhile.
+    for row in 0..count {
+        for line in 0..1 + usize::from(at.wide) {
+            prefetch_to_write(at.c[0].wrapping_add(row * at.c_stride + line * SIDE));
         }
+    }
+    // SAFETY: the caller's.
+    unsafe {
+        unit.open(at, accumulate);
+        for part in parts {
+            let a = part.a.add(row * part.a_stride);
+            let part = Part { panel: part.panel.add(column), ..*part };
+            unit.add(at, [a, a.wrapping_add(SIDE * part.a_stride)], &part);
+        }
+        unit.close(at);
     }
 }
 
 /// A tile is stored whole: where columns are missing, beside the result.
 #[inline(never)]
-#[allow(clippy::too_many_arguments)] // what `rows` has at hand
 unsafe fn partial<U: Unit>(
-    a: *const u32,
-    stride: usize,
-    b: *const u32,
-    s: &Sweep,
-    c: *mut f32,
-    columns: usize,
-    count: usize,
     unit: &mut U,
+    parts: &[Part],
+    place: (usize, usize, usize),
+    (c, c_stride, columns): (*mut f32, usize, usize),
+    accumulate: bool,
 ) {
     let mut beside = [[0.0f32; COLUMNS]; ROWS];
     // SAFETY: the caller's; `columns` of every row exist.
     unsafe {
-        if s.accumulate {
-            for (r, line) in beside[..count].iter_mut().enumerate() {
-                std::ptr::copy_nonoverlapping(c.add(r * s.c_stride), line.as_mut_ptr(), columns);
+        if accumulate {
+            for (r, line) in beside[..place.1].iter_mut().enumerate() {
+                std::ptr::copy_nonoverlapping(c.add(r * c_stride), line.as_mut_ptr(), columns);
             }
         }
-        block(a, stride, b, s.depth, beside.as_mut_ptr().cast(), COLUMNS, s.accumulate, count, unit);
-        for (r, line) in beside[..count].iter().enumerate() {
-            std::ptr::copy_nonoverlapping(line.as_ptr(), c.add(r * s.c_stride), columns);
-        }
-    }
-}
-
-/// `count` rows by [`COLUMNS`] columns over all of the depth.
-#[inline(always)]
-#[allow(clippy::too_many_arguments)] // a product's
-unsafe fn block<U: Unit>(
-    a: *const u32,
-    a_stride: usize,
-    b: *const u32,
-    depth: usize,
-    c: *mut f32,
-    c_stride: usize,
-    accumulate: bool,
-    count: usize,
-    unit: &mut U,
-) {
-    let (steps, rest) = (depth / SIDE, depth % SIDE);
-    // Stores into lines that are elsewhere would stall at the end: they are asked for now, and come meanwhile.
-    for row in 0..count {
-        for line in 0..COLUMNS / SIDE {
-            prefetch_to_write(c.wrapping_add(row * c_stride + line * SIDE));
-        }
-    }
-    let c = [c, c.wrapping_add(SIDE * c_stride)];
-    // SAFETY: the caller's.
-    unsafe {
-        if steps > 0 {
-            unit.run(&Step { a: [a, a.wrapping_add(SIDE * a_stride)], a_stride, b, c, c_stride, steps, accumulate });
-        }
-        if rest > 0 {
-            let (a, b) = (a.add(steps * SIDE), b.add(steps * SIDE * WIDTH));
-            last(a, a_stride, b, rest, count, |a, b| {
-                unit.run(&Step { a, a_stride: SIDE, b, c, c_stride, steps: 1, accumulate: accumulate || steps > 0 });
-            });
+        block(unit, parts, place, &tiles(beside.as_mut_ptr().cast(), COLUMNS, columns > SIDE), accumulate);
+        for (r, line) in beside[..place.1].iter().enumerate() {
+            std::ptr::copy_nonoverlapping(line.as_ptr(), c.add(r * c_stride), columns);
         }
     }
 }
@@ -153,26 +137,48 @@ fn prefetch_to_write(at: *const f32) {
     let _ = at;
 }
 
-/// What is left of the depth, `rest` pairs, goes through tiles filled up with zeros.
-#[inline(never)]
-unsafe fn last(a: *const u32, a_stride: usize, b: *const u32, rest: usize, count: usize, run: impl FnOnce([*const u32; 2], *const u32)) {
-    let (mut a_rest, mut b_rest) = ([[0u32; SIDE]; ROWS], [[0u32; WIDTH]; SIDE]);
-    // SAFETY: `count` rows of `A` and `rest` lines of the panel have what is copied; rows of halves need not begin at a whole word's address.
-    unsafe {
-        for (r, line) in a_rest[..count].iter_mut().enumerate() {
-            std::ptr::copy_nonoverlapping(a.add(r * a_stride).cast::<u8>(), line.as_mut_ptr().cast(), 4 * rest);
-        }
-        for (p, line) in b_rest[..rest].iter_mut().enumerate() {
-            std::ptr::copy_nonoverlapping(b.add(p * WIDTH), line.as_mut_ptr(), COLUMNS);
-        }
-    }
-    run([a_rest.as_ptr().cast(), a_rest.as_ptr().wrapping_add(SIDE).cast()], b_rest.as_ptr().cast());
-}
-
-/// The processor's own unit. Tiles 0 to 3 are the result's, 4 and 5 the left operand's, 6 and 7 the right one's.
+/// The processor's own unit. Tiles 0 to 3 are the result's, 4 and 5 the left operand's, 6 and 7 the right one's. The compiler keeps nothing in tile
+/// registers, so what one statement leaves in them the next one finds.
 #[cfg(target_arch = "x86_64")]
 pub(super) struct Amx {
     two: bool,
+}
+
+/// The statement of `Unit::add`: the lines that load and multiply, and the second rows where there are any.
+#[cfg(target_arch = "x86_64")]
+macro_rules! multiply {
+    ($part:expr, $a:expr, [$($line:literal),*] $(, $second:ident)?) => {
+        std::arch::asm!(
+            "2:",
+            $($line,)*
+            "add {a0}, 64",
+            $(concat!("add {", stringify!($second), "}, 64"),)?
+            "add {b}, 4096",
+            "dec {n}",
+            "jnz 2b",
+            a0 = inout(reg) $a[0] => _,
+            $($second = inout(reg) $a[1] => _,)?
+            astr = in(reg) 4 * $part.a_stride,
+            b = inout(reg) $part.panel => _,
+            bs = in(reg) 4 * WIDTH,
+            n = inout(reg) $part.steps => _,
+            options(nostack, readonly)
+        )
+    };
+}
+
+/// A statement that moves the result's tiles between registers and memory.
+#[cfg(target_arch = "x86_64")]
+macro_rules! transfer {
+    ($at:expr, [$($line:literal),*] $(, $second:ident)?) => {
+        std::arch::asm!(
+            $($line,)*
+            c0 = in(reg) $at.c[0],
+            $($second = in(reg) $at.c[1],)?
+            cs = in(reg) 4 * $at.c_stride,
+            options(nostack, preserves_flags)
+        )
+    };
 }
 
 #[cfg(target_arch = "x86_64")]
@@ -201,85 +207,104 @@ impl Unit for Amx {
     }
 
     #[inline(always)]
-    unsafe fn run(&mut self, s: &Step) {
-        // SAFETY: the step's pointers cover what its tiles read and write. The compiler keeps nothing in tile registers.
+    unsafe fn open(&mut self, at: &Tiles, accumulate: bool) {
+        // SAFETY: the caller's tiles of the result exist, and are configured.
         unsafe {
-            if self.two {
-                std::arch::asm!(
-                    "test {load:e}, {load:e}",
-                    "jz 2f",
-                    "tileloadd tmm0, [{c0} + {cs}*1]",
-                    "tileloadd tmm1, [{c0} + {cs}*1 + 64]",
-                    "tileloadd tmm2, [{c1} + {cs}*1]",
-                    "tileloadd tmm3, [{c1} + {cs}*1 + 64]",
-                    "jmp 3f",
-                    "2:",
-                    "tilezero tmm0",
-                    "tilezero tmm1",
-                    "tilezero tmm2",
-                    "tilezero tmm3",
-                    "3:",
-                    "tileloadd tmm4, [{a0} + {astr}*1]",
-                    "tileloadd tmm6, [{b} + {bs}*1]",
-                    "tileloadd tmm7, [{b} + {bs}*1 + 64]",
-                    "tdpbf16ps tmm0, tmm4, tmm6",
-                    "tdpbf16ps tmm1, tmm4, tmm7",
-                    "tileloadd tmm5, [{a1} + {astr}*1]",
-                    "tdpbf16ps tmm2, tmm5, tmm6",
-                    "tdpbf16ps tmm3, tmm5, tmm7",
-                    "add {a0}, 64",
-                    "add {a1}, 64",
-                    "add {b}, 4096",
-                    "dec {n}",
-                    "jnz 3b",
-                    "tilestored [{c0} + {cs}*1], tmm0",
-                    "tilestored [{c0} + {cs}*1 + 64], tmm1",
-                    "tilestored [{c1} + {cs}*1], tmm2",
-                    "tilestored [{c1} + {cs}*1 + 64], tmm3",
-                    a0 = inout(reg) s.a[0] => _,
-                    a1 = inout(reg) s.a[1] => _,
-                    astr = in(reg) 4 * s.a_stride,
-                    b = inout(reg) s.b => _,
-                    bs = in(reg) 4 * WIDTH,
-                    c0 = in(reg) s.c[0],
-                    c1 = in(reg) s.c[1],
-                    cs = in(reg) 4 * s.c_stride,
-                    n = inout(reg) s.steps => _,
-                    load = in(reg) u32::from(s.accumulate),
-                    options(nostack)
-                );
-            } else {
-                std::arch::asm!(
-                    "test {load:e}, {load:e}",
-                    "jz 2f",
-                    "tileloadd tmm0, [{c0} + {cs}*1]",
-                    "tileloadd tmm1, [{c0} + {cs}*1 + 64]",
-                    "jmp 3f",
-                    "2:",
-                    "tilezero tmm0",
-                    "tilezero tmm1",
-                    "3:",
-                    "tileloadd tmm4, [{a0} + {astr}*1]",
-                    "tileloadd tmm6, [{b} + {bs}*1]",
-                    "tdpbf16ps tmm0, tmm4, tmm6",
-                    "tileloadd tmm7, [{b} + {bs}*1 + 64]",
-                    "tdpbf16ps tmm1, tmm4, tmm7",
-                    "add {a0}, 64",
-                    "add {b}, 4096",
-                    "dec {n}",
-                    "jnz 3b",
-                    "tilestored [{c0} + {cs}*1], tmm0",
-                    "tilestored [{c0} + {cs}*1 + 64], tmm1",
-                    a0 = inout(reg) s.a[0] => _,
-                    astr = in(reg) 4 * s.a_stride,
-                    b = inout(reg) s.b => _,
-                    bs = in(reg) 4 * WIDTH,
-                    c0 = in(reg) s.c[0],
-                    cs = in(reg) 4 * s.c_stride,
-                    n = inout(reg) s.steps => _,
-                    load = in(reg) u32::from(s.accumulate),
-                    options(nostack)
-                );
+            match (accumulate, self.two, at.wide) {
+                (false, true, _) => {
+                    std::arch::asm!("tilezero tmm0", "tilezero tmm1", "tilezero tmm2", "tilezero tmm3", options(nostack, nomem));
+                }
+                (false, false, _) => std::arch::asm!("tilezero tmm0", "tilezero tmm1", options(nostack, nomem)),
+                (true, true, true) => transfer!(
+                    at,
+                    [
+                        "tileloadd tmm0, [{c0} + {cs}*1]",
+                        "tileloadd tmm1, [{c0} + {cs}*1 + 64]",
+                        "tileloadd tmm2, [{c1} + {cs}*1]",
+                        "tileloadd tmm3, [{c1} + {cs}*1 + 64]"
+                    ],
+                    c1
+                ),
+                (true, true, false) => transfer!(at, ["tileloadd tmm0, [{c0} + {cs}*1]", "tileloadd tmm2, [{c1} + {cs}*1]"], c1),
+                (true, false, true) => transfer!(at, ["tileloadd tmm0, [{c0} + {cs}*1]", "tileloadd tmm1, [{c0} + {cs}*1 + 64]"]),
+                (true, false, false) => transfer!(at, ["tileloadd tmm0, [{c0} + {cs}*1]"]),
+            }
+        }
+    }
+
+    #[inline(always)]
+    unsafe fn add(&mut self, at: &Tiles, a: [*const u32; 2], part: &Part) {
+        if part.steps == 0 {
+            return;
+        }
+        // SAFETY: the part's pointers cover what its tiles read.
+        unsafe {
+            match (self.two, at.wide) {
+                (true, true) => multiply!(
+                    part,
+                    a,
+                    [
+                        "tileloadd tmm4, [{a0} + {astr}*1]",
+                        "tileloadd tmm6, [{b} + {bs}*1]",
+                        "tileloadd tmm7, [{b} + {bs}*1 + 64]",
+                        "tdpbf16ps tmm0, tmm4, tmm6",
+                        "tdpbf16ps tmm1, tmm4, tmm7",
+                        "tileloadd tmm5, [{a1} + {astr}*1]",
+                        "tdpbf16ps tmm2, tmm5, tmm6",
+                        "tdpbf16ps tmm3, tmm5, tmm7"
+                    ],
+                    a1
+                ),
+                (true, false) => multiply!(
+                    part,
+                    a,
+                    [
+                        "tileloadd tmm4, [{a0} + {astr}*1]",
+                        "tileloadd tmm6, [{b} + {bs}*1]",
+                        "tdpbf16ps tmm0, tmm4, tmm6",
+                        "tileloadd tmm5, [{a1} + {astr}*1]",
+                        "tdpbf16ps tmm2, tmm5, tmm6"
+                    ],
+                    a1
+                ),
+                (false, true) => multiply!(
+                    part,
+                    a,
+                    [
+                        "tileloadd tmm4, [{a0} + {astr}*1]",
+                        "tileloadd tmm6, [{b} + {bs}*1]",
+                        "tdpbf16ps tmm0, tmm4, tmm6",
+                        "tileloadd tmm7, [{b} + {bs}*1 + 64]",
+                        "tdpbf16ps tmm1, tmm4, tmm7"
+                    ]
+                ),
+                (false, false) => multiply!(
+                    part,
+                    a,
+                    ["tileloadd tmm4, [{a0} + {astr}*1]", "tileloadd tmm6, [{b} + {bs}*1]", "tdpbf16ps tmm0, tmm4, tmm6"]
+                ),
+            }
+        }
+    }
+
+    #[inline(always)]
+    unsafe fn close(&mut self, at: &Tiles) {
+        // SAFETY: as in `open`.
+        unsafe {
+            match (self.two, at.wide) {
+                (true, true) => transfer!(
+                    at,
+                    [
+                        "tilestored [{c0} + {cs}*1], tmm0",
+                        "tilestored [{c0} + {cs}*1 + 64], tmm1",
+                        "tilestored [{c1} + {cs}*1], tmm2",
+                        "tilestored [{c1} + {cs}*1 + 64], tmm3"
+                    ],
+                    c1
+                ),
+                (true, false) => transfer!(at, ["tilestored [{c0} + {cs}*1], tmm0", "tilestored [{c1} + {cs}*1], tmm2"], c1),
+                (false, true) => transfer!(at, ["tilestored [{c0} + {cs}*1], tmm0", "tilestored [{c0} + {cs}*1 + 64], tmm1"]),
+                (false, false) => transfer!(at, ["tilestored [{c0} + {cs}*1], tmm0"]),
             }
         }
     }
@@ -301,31 +326,48 @@ pub(super) mod tests {
     /// The same in plain code, so that what is asked of the unit is tested on every processor.
     pub(in super::super) struct Plain {
         rows: usize,
+        sums: [[f32; COLUMNS]; ROWS],
+    }
+
+    impl Plain {
+        /// Each value of the result that there is, and its sum.
+        fn each(&mut self, at: &Tiles) -> impl Iterator<Item = (*mut f32, usize, usize, &mut f32)> {
+            let (at, columns) = (*at, if at.wide { COLUMNS } else { SIDE });
+            self.sums[..self.rows].iter_mut().enumerate().flat_map(move |(row, line)| {
+                let of_row = at.c[row / SIDE].wrapping_add(row % SIDE * at.c_stride);
+                line[..columns].iter_mut().enumerate().map(move |(column, sum)| (of_row.wrapping_add(column), row, column, sum))
+            })
+        }
     }
 
     impl Unit for Plain {
         unsafe fn begin(rows: usize) -> Self {
             assert!((1..=ROWS).contains(&rows));
-            Self { rows }
+            Self { rows, sums: [[f32::NAN; COLUMNS]; ROWS] }
         }
 
-        unsafe fn run(&mut self, s: &Step) {
+        unsafe fn open(&mut self, at: &Tiles, accumulate: bool) {
+            // SAFETY: the caller's tiles exist.
+            self.each(at).for_each(|(c, _, _, sum)| *sum = if accumulate { unsafe { *c } } else { 0.0 });
+        }
+
+        unsafe fn add(&mut self, at: &Tiles, a: [*const u32; 2], part: &Part) {
             let halves = |pair: u32| (f32::from_bits(pair << 16), f32::from_bits(pair & 0xffff_0000));
-            for row in 0..self.rows {
-                for column in 0..COLUMNS {
-                    // SAFETY: the step's pointers cover what is read and written.
-                    unsafe {
-                        let c = s.c[row / SIDE].add(row % SIDE * s.c_stride + column);
-                        let mut sum = if s.accumulate { *c } else { 0.0 };
-                        for pair in 0..s.steps * SIDE {
-                            let (a, b) =
-                                (halves(*s.a[row / SIDE].add(row % SIDE * s.a_stride + pair)), halves(*s.b.add(pair * WIDTH + column)));
-                            sum += a.0 * b.0 + a.1 * b.1;
-                        }
-                        *c = sum;
-                    }
+            for (_, row, column, sum) in self.each(at) {
+                for pair in 0..part.steps * SIDE {
+                    // SAFETY: the part's pointers cover what is read.
+                    let (a, b) = unsafe {
+                        let a = *a[row / SIDE].add(row % SIDE * part.a_stride + pair);
+                        (halves(a), halves(*part.panel.add(pair * WIDTH + column)))
+                    };
+                    *sum += a.0 * b.0 + a.1 * b.1;
                 }
             }
+        }
+
+        unsafe fn close(&mut self, at: &Tiles) {
+            // SAFETY: as in `open`.
+            self.each(at).for_each(|(c, _, _, sum)| unsafe { *c = *sum });
         }
     }
 }

@@ -12,6 +12,12 @@ use rayon::prelude::*;
 /// Rows (queries times query heads of a group) of a tile, at most: two panels of the widest kernel.
 const ROWS: usize = 128;
 
+/// Base-2 logarithm below which a probability is taken for none, 2^36 times less than what its row's sum is rounded by, and the size below which a score's
+/// gradient is. Attention that looks at hardly anything but the first position is full of such, where gradients are small the latter are denormal, and
+/// on those every multiplication takes the processor a hundred times as long.
+const LEAST_SCORE: f32 = -60.0;
+const LEAST_GRADIENT: f32 = 1e-30;
+
 /// What the forward was given and gave.
 #[derive(Clone, Copy)]
 pub struct Saved<'a> {
@@ -177,9 +183,37 @@ simd_fn! {
                 }
             }
             for i in 0..rows {
-                p[i] = exp2(p[i] - lse[i]);
-                ds[i] = p[i] * (ds[i] - deltas[i]);
+                let score = p[i] - lse[i];
+                p[i] = if score < LEAST_SCORE { 0.0 } else { exp2(score) };
+                let gradient = p[i] * (ds[i] - deltas[i]);
+                ds[i] = if gradient.abs() < LEAST_GRADIENT { 0.0 } else { gradient };
             }
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::ops::reference::each_isa;
+
+    #[test]
+    fn what_is_too_small_to_matter_is_nothing_and_never_denormal() {
+        each_isa(|isa| {
+            let scores: Vec<f32> = (0..160).map(|i| -i as f32 * 0.9).collect();
+            let rows = scores.len();
+            for size in [1.0f32, 1e-10, 1e-25, 1e-35] {
+                let (mut p, mut ds) = (scores.clone(), vec![size; rows]);
+                let (zeros, ends) = (vec![0.0; rows], vec![1.0; rows]);
+                score_gradients(0, false, &mut p, &mut ds, [&zeros, &zeros, &zeros, &ends]);
+                for (i, score) in scores.iter().enumerate() {
+                    let whole = f64::from(*score).exp2();
+                    assert!(!p[i].is_subnormal() && !ds[i].is_subnormal(), "{isa:?}: {score}, {size}");
+                    assert!((f64::from(p[i]) - whole).abs() <= if *score < LEAST_SCORE { 1e-18 } else { 1e-6 * whole }, "{isa:?}: {score}");
+                    let error = (f64::from(ds[i]) - whole * f64::from(size)).abs();
+                    assert!(error <= 1.1e-30 + (1e-18 + 1e-6 * whole) * f64::from(size), "{isa:?}: {score}, {size}");
+                }
+            }
+        });
     }
 }
