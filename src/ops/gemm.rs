@@ -115,7 +115,7 @@ impl Way {
         let threads = rayon::current_num_threads();
         let (most, unit) = if self == Self::Tiles {
             // Of a narrow result more blocks of rows, or threads would have nothing to do.
-            let blocks = if threads > 1 { (4 * threads).div_ceil(n.div_ceil(width)) } else { 1 };
+            let blocks = if threads > 1 { (8 * threads).div_ceil(n.div_ceil(width)) } else { 1 };
             (m.div_ceil(blocks).clamp(128, 1024), tiles::ROWS)
         } else {
             (192, TILE_ROWS)

@@ -10,10 +10,12 @@ use crate::model::Gradients;
 use std::borrow::Cow;
 use std::cell::LazyCell;
 
-/// Rows of logits that exist at once: as many as one block of a product takes, so that the head's weight is decoded once for them. Where
-/// the head is trained, each chunk also reads and writes its whole gradient of `trained` columns, so wide ones get longer chunks.
-pub fn chunk_rows(trained: usize) -> usize {
-    trained.clamp(192, 512)
+/// Rows of logits that exist at once of `rows` in all: at least as many as one block of a product takes, so that the head's weight is decoded once for
+/// them, and in chunks of one size. Where the head is trained, each chunk also reads and writes its whole gradient of `trained` columns, so wide ones get
+/// longer chunks.
+pub fn chunk_rows(rows: usize, trained: usize) -> usize {
+    let most = trained.clamp(if trained > 0 { 256 } else { 192 }, 512);
+    rows.div_ceil(rows.div_ceil(most).max(1)).max(1)
 }
 
 /// A head's logits: `Σ hiddenᵢ · weightᵢᵀ`.
@@ -95,7 +97,7 @@ impl<'m> Tape<'m> {
             head.products.iter().map(|(x, _)| x.needs_gradient().then(|| Tensor::scratch(x.value.rows(), x.value.cols()))).collect();
         let mut scores = HeadScores::new(targets.len());
         let trained = head.products.iter().filter(|(_, w)| matches!(w, Weight::Trained(_))).map(|(x, _)| x.value.cols()).sum();
-        let chunk = chunk_rows(trained);
+        let chunk = chunk_rows(targets.len(), trained);
         for first in (0..targets.len()).step_by(chunk) {
             let rows = chunk.min(targets.len() - first);
             let range = first..first + rows;
@@ -134,7 +136,7 @@ impl<'m> Tape<'m> {
         let mut all = vec![HeadScores::new(targets.len()); parts.len()];
         let mut compared =
             Compared { cosine: vec![0.0; room(compare.cosine)], contrast: vec![Contrast::default(); room(compare.contrast)] };
-        let chunk = chunk_rows(0);
+        let chunk = chunk_rows(targets.len(), 0);
         for first in (0..targets.len()).step_by(chunk) {
             let rows = chunk.min(targets.len() - first);
             let range = first..first + rows;

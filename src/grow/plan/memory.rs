@@ -110,7 +110,7 @@ fn workspace_bytes(request: &Request<'_>, layers: &[Layer], tokens: u64, product
     let layer = tokens * last.streams().map(|s| (3 * s.hidden + 3 * s.ffn) * F32).sum::<u64>();
     let of_base = if request.trains_head() { config.hidden_size } else { 0 };
     let of_expansion = request.method.growth().map_or(0, |growth| growth.sizes.hidden_size);
-    let logits = tokens.min(chunk_rows(of_base + of_expansion) as u64) * vocab * F32;
+    let logits = chunk_rows(tokens as usize, of_base + of_expansion) as u64 * vocab * F32;
     // Head weights are packed for the step where they are trained, and turned round where a gradient flows through them.
     let base_turned = u64::from(last.base.live[2]) + u64::from(request.trains_head());
     let expansion = request.method.growth().map_or(0, |growth| 2 * growth.sizes.hidden_size as u64);
