@@ -4,18 +4,15 @@
 //! (and on whether the processor multiplies bf16 in pairs).
 //! So an element's bits depend on its row of `A`, its column of `B` and `k`, not on the other rows and columns, nor on the number of threads.
 
+use super::block::Block;
 use super::count;
 use super::isa::Isa;
-use super::kernel::{Lhs, Sweep, TILE_ROWS, has_tiles, kernel, reads_pairs};
-use super::operands::{
-    Rounded, as_f32, as_u16, decode_pairs, decode_panel, decode_rows, gather_columns, gather_pairs, reserve, round_in_place, round_rows,
-    round_rows_in_f32,
-};
+use super::kernel::{TILE_ROWS, has_tiles, reads_pairs};
+use super::operands::{Rounded, as_f32, decode_pairs, decode_panel, reserve, round_in_place};
 use super::packed::{Line, Packed, bf16_depth_unit, interleave, pack_panel, panel_width};
-use super::tiles::{self, Part};
+use super::tiles;
 use crate::model::Precision;
 use rayon::prelude::*;
-use std::cell::RefCell;
 
 /// A row-major f32 matrix view, possibly transposed: element `(i, j)` is `data[i * row_stride + j * col_stride]`.
 #[derive(Clone, Copy)]
@@ -79,7 +76,7 @@ pub enum Right<'a> {
 
 /// How a product is carried out.
 #[derive(Clone, Copy, PartialEq, Eq)]
-enum Way {
+pub(super) enum Way {
     /// f32 by f32.
     Values,
     /// bf16 by bf16, pairs in vectors.
@@ -89,7 +86,7 @@ enum Way {
 }
 
 impl Way {
-    fn of(isa: Isa, precision: Precision) -> Self {
+    pub(super) fn of(isa: Isa, precision: Precision) -> Self {
         match precision {
             Precision::Bf16 if has_tiles(isa) => Self::Tiles,
             Precision::Bf16 if reads_pairs(isa) => Self::Pairs,
@@ -99,8 +96,8 @@ impl Way {
 
     /// The length of the blocks that `k` is cut into: a function of `k` and the way only. A panel of it stays in the first-level cache; that of tiles in the
     /// second, which keeps up with them, and the fewer blocks the seldomer is the result read and written.
-    /// (Tiles then take several blocks at once, up to [`TILES_AT_ONCE`] of all the products that are summed: that changes no bit.)
-    fn block_depth(self, k: usize) -> usize {
+    /// (Tiles then take several blocks at once, up to [`TILES_AT_ONCE`](super::block::TILES_AT_ONCE) of all the products that are summed: that changes no bit.)
+    pub(super) fn block_depth(self, k: usize) -> usize {
         let (most, unit) = match self {
             Self::Values => (160, 2),
             Self::Pairs => (288, 2),
@@ -128,7 +125,7 @@ impl Way {
 }
 
 impl Right<'_> {
-    fn precision(&self) -> Precision {
+    pub(super) fn precision(&self) -> Precision {
         match self {
             Self::Packed(packed) => packed.precision(),
             Self::F32(_, precision) => *precision,
@@ -137,7 +134,13 @@ impl Right<'_> {
     }
 
     /// The panel of `columns` columns from `column` over `start .. start + depth`, in the form that the kernel of `isa` reads.
-    fn panel(&self, isa: Isa, (column, columns): (usize, usize), (start, depth): (usize, usize), scratch: &mut Vec<Line>) -> *const u32 {
+    pub(super) fn panel(
+        &self,
+        isa: Isa,
+        (column, columns): (usize, usize),
+        (start, depth): (usize, usize),
+        scratch: &mut Vec<Line>,
+    ) -> *const u32 {
         let (width, pairs) = (panel_width(isa), depth.next_multiple_of(bf16_depth_unit(isa)) / 2);
         // Without bf16 multipliers a product of bf16 is one of f32: its panels are decoded once for all rows of the block.
         let decodes = self.precision() == Precision::Bf16 && !reads_pairs(isa);
@@ -296,172 +299,6 @@ impl<'a> Shared<'a> {
     /// The operand.
     pub fn left(&self) -> Left<'_> {
         self.rounded.as_ref().map_or(Left::F32(self.view), Rounded::left)
-    }
-}
-
-thread_local! {
-    static SCRATCH: RefCell<Scratch> = const { RefCell::new(Scratch { a: Vec::new(), b: Vec::new() }) };
-}
-
-/// A thread's working memory: a block of `A` where it has to be turned, panels of `B` where they have to be decoded or packed.
-struct Scratch {
-    a: Vec<Line>,
-    b: Vec<Vec<Line>>,
-}
-
-impl Scratch {
-    fn panel(&mut self, index: usize) -> &mut Vec<Line> {
-        self.b.resize_with(self.b.len().max(index + 1), Vec::new);
-        &mut self.b[index]
-    }
-}
-
-/// As many values of `k` as the tile unit multiplies before it stores a result, over all products that are summed: panels that long stay in the
-/// second-level cache.
-const TILES_AT_ONCE: usize = 832;
-
-/// One block of the result.
-struct Block {
-    isa: Isa,
-    way: Way,
-    row: usize,
-    rows: usize,
-    column: usize,
-    columns: usize,
-}
-
-impl Block {
-    /// Computes the block.
-    ///
-    /// # Safety
-    /// `c` has `rows` rows of `columns` values, `c_stride` apart, that nobody else uses meanwhile.
-    unsafe fn run(&self, products: &[Term<'_>], c: *mut f32, c_stride: usize, accumulate: bool) {
-        // SAFETY: the caller's.
-        SCRATCH.with_borrow_mut(|scratch| unsafe {
-            if self.way == Way::Tiles {
-                return self.tiles(products, c, c_stride, accumulate, scratch);
-            }
-            for (index, product) in products.iter().enumerate() {
-                self.vectors(product, c, c_stride, accumulate || index > 0, scratch);
-            }
-        });
-    }
-
-    /// The stretches of `k` that a product is cut into: first value and number of values.
-    fn stretches(&self, k: usize) -> impl Iterator<Item = (usize, usize)> + use<> {
-        let longest = self.way.block_depth(k);
-        (0..k).step_by(longest).map(move |start| (start, longest.min(k - start)))
-    }
-
-    /// One product, in vectors.
-    ///
-    /// # Safety
-    /// As [`Block::run`].
-    unsafe fn vectors(&self, product: &Term<'_>, c: *mut f32, c_stride: usize, accumulate: bool, scratch: &mut Scratch) {
-        let (width, sweep) = (panel_width(self.isa), kernel(self.isa));
-        for (start, values) in self.stretches(product.k) {
-            let lhs = self.left(product, start, values, &mut scratch.a);
-            let depth = if self.in_pairs() { values.div_ceil(2) } else { values };
-            for column in (0..self.columns).step_by(width) {
-                let columns = width.min(self.columns - column);
-                let panel = product.right.panel(self.isa, (self.column + column, columns), (start, values), scratch.panel(0));
-                // SAFETY: the caller's result; the operands were checked when the product began.
-                unsafe {
-                    let c = c.add(column);
-                    sweep(&Sweep { lhs, rows: self.rows, depth, panel, c, c_stride, columns, accumulate: accumulate || start > 0 });
-                }
-            }
-        }
-    }
-
-    /// All products, in tiles.
-    ///
-    /// # Safety
-    /// As [`Block::run`].
-    unsafe fn tiles(&self, products: &[Term<'_>], c: *mut f32, c_stride: usize, accumulate: bool, scratch: &mut Scratch) {
-        let width = panel_width(self.isa);
-        let all: Vec<_> = products.iter().flat_map(|product| self.stretches(product.k).map(move |stretch| (product, stretch))).collect();
-        let (mut first, mut parts) = (0, Vec::with_capacity(all.len()));
-        while first < all.len() {
-            let mut depth = 0;
-            let count = all[first..].iter().take_while(|(_, (_, values))| {
-                depth += values;
-                depth <= TILES_AT_ONCE
-            });
-            let some = &all[first..first + count.count().max(1)];
-            for column in (0..self.columns).step_by(width) {
-                let columns = width.min(self.columns - column);
-                parts.clear();
-                for (index, &(product, (start, values))) in some.iter().enumerate() {
-                    let Left::Bf16 { data, stride } = product.left else {
-                        unreachable!("the tile unit's left operands are rounded before")
-                    };
-                    let panel = product.right.panel(self.isa, (self.column + column, columns), (start, values), scratch.panel(index));
-                    parts.push(Part {
-                        a: data[self.row * stride + start..].as_ptr().cast(),
-                        a_stride: stride / 2,
-                        panel,
-                        steps: values.div_ceil(tiles::DEPTH),
-                    });
-                }
-                #[cfg(not(target_arch = "x86_64"))]
-                let _ = (c, c_stride, accumulate);
-                // SAFETY: the caller's result; the operands were checked when the product began, and are filled up to whole steps.
-                #[cfg(target_arch = "x86_64")]
-                unsafe {
-                    tiles::sweep::<tiles::Amx>(&parts, (self.rows, columns), (c.add(column), c_stride), accumulate || first > 0);
-                }
-            }
-            first += some.len();
-        }
-    }
-
-    /// Whether the kernel multiplies bf16 pairs.
-    fn in_pairs(&self) -> bool {
-        self.way != Way::Values
-    }
-
-    /// The block's rows of `A` over `start .. start + depth`, as the kernel reads them.
-    fn left(&self, product: &Term<'_>, start: usize, depth: usize, scratch: &mut Vec<Line>) -> Lhs {
-        let (first, rows, pairs) = (self.row, self.rows, depth.div_ceil(2));
-        let rounds = product.right.precision() == Precision::Bf16;
-        match product.left {
-            Left::Bf16 { data, stride } if self.in_pairs() => {
-                Lhs::Pairs { data: data[first * stride + start..].as_ptr().cast(), stride: stride / 2 }
-            }
-            Left::Bf16 { data, stride } => {
-                let out = reserve(scratch, rows * depth);
-                decode_rows(data, stride, first, start, depth, as_f32(out));
-                Lhs::F32 { data: out.as_ptr().cast(), stride: depth }
-            }
-            Left::F32(view) if view.col_stride == 1 && self.in_pairs() => {
-                let out = reserve(scratch, rows * pairs);
-                round_rows(view, first, start, depth, as_u16(out), 2 * pairs);
-                Lhs::Pairs { data: out.as_ptr(), stride: pairs }
-            }
-            Left::F32(view) if view.col_stride == 1 && rounds => {
-                let out = reserve(scratch, rows * depth);
-                round_rows_in_f32(view, first, start, depth, as_f32(out));
-                Lhs::F32 { data: out.as_ptr().cast(), stride: depth }
-            }
-            Left::F32(view) if view.col_stride == 1 => {
-                Lhs::F32 { data: view.data[first * view.row_stride + start..].as_ptr(), stride: view.row_stride }
-            }
-            // A transposed operand is copied, not read in place: its columns may lie any power of two apart.
-            Left::F32(view) if self.in_pairs() => {
-                let out = reserve(scratch, rows * pairs);
-                gather_pairs(view, first, rows, start, depth, out);
-                Lhs::TurnedPairs { data: out.as_ptr(), stride: rows }
-            }
-            Left::F32(view) => {
-                let out = reserve(scratch, rows * depth);
-                gather_columns(view, first, rows, start, as_f32(out));
-                if rounds {
-                    round_in_place(as_f32(out));
-                }
-                Lhs::TurnedF32 { data: out.as_ptr().cast(), stride: rows }
-            }
-        }
     }
 }
 

@@ -1,9 +1,10 @@
 use super::super::bf16::{from_bf16, round_to_bf16, to_bf16};
 use super::super::isa::Isa;
-use super::super::kernel::sweep_portable_wide;
+use super::super::kernel::{Lhs, Sweep, kernel, sweep_portable_wide};
+use super::super::operands::{as_u16, round_rows};
 use super::super::packed::pack_panel;
 use super::super::reference::each_isa;
-use super::super::tiles::tests::Plain;
+use super::super::tiles::{Part, tests::Plain};
 use super::*;
 
 fn values(n: usize, seed: u64) -> Vec<f32> {

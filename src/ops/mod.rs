@@ -4,6 +4,7 @@ pub mod activation;
 pub mod adamw;
 pub mod attention;
 pub mod bf16;
+mod block;
 pub mod contrast;
 pub mod cosine;
 pub mod count;
