@@ -5,6 +5,7 @@ use super::gemm::{Left, Right, Term, View, gemm_sum};
 use super::packed::Packed;
 use super::tensor::{Bf16, Tensor};
 use crate::model::{Gradients, Parameter, Precision};
+use std::cell::OnceCell;
 use std::sync::Arc;
 
 /// The matrix of a product `x · Wᵀ`: frozen and packed for the whole run, or a trained parameter by its index.
@@ -162,16 +163,15 @@ impl<'m> Sink<'_, 'm> {
         let shares = std::mem::take(&mut self.shares[node]);
         let Some(first) = shares.first() else { return };
         let (rows, width) = (first.dy.shape().0, first.weight.shape(self.weights).1);
-        let turned = |share: &Share<'m>| if let Weight::Frozen(packed) = share.weight { Some(packed.transposed()) } else { None };
-        let turned: Vec<Option<Packed>> = shares.iter().map(turned).collect();
+        let turned: Vec<OnceCell<Packed>> = shares.iter().map(|_| OnceCell::new()).collect();
         let terms: Vec<Term<'_>> = shares
             .iter()
             .zip(&turned)
             .map(|(Share { dy, weight }, turned)| {
-                let right = match (weight, turned) {
-                    (_, Some(packed)) | (Weight::Frozen(packed), None) => Right::Packed(packed),
-                    (Weight::Table { values, .. }, None) => Right::F32(View::rows(values, width), dy.precision()),
-                    (Weight::Trained(index), None) => Right::F32(View::rows(&self.weights[*index].value, width), dy.precision()),
+                let right = match weight {
+                    Weight::Frozen(packed) => Right::Packed(turned.get_or_init(|| packed.transposed())),
+                    Weight::Table { values, .. } => Right::F32(View::rows(values, width), dy.precision()),
+                    Weight::Trained(index) => Right::F32(View::rows(&self.weights[*index].value, width), dy.precision()),
                 };
                 Term { k: dy.shape().1, left: dy.left(), right }
             })
