@@ -3,9 +3,9 @@
 
     "$(scripts/setup-peers.sh)" scripts/baselines-vs-peft.py
 
-A tiny random Llama is trained for twenty steps in f32 by `lora` (with dropout on every module; with rslora on three), `freeze` and `llama-pro`, and
-exported; the logits of the run are compared with those of `peft` on the adapter and of `AutoModelForCausalLM` on the plain folder. Then an adapter
-that peft made is merged by `treering export`. One JSON line a comparison; the exit status is 1 where one exceeds its limit, 1e-4 of the largest logit.
+A tiny random Llama is trained for twenty steps in f32 by `lora` (with dropout on every module; with rslora on three; with the embedding trained whole), `freeze` and `llama-pro`, and
+exported; the logits of the run are compared with those of `peft` on the adapter and of `AutoModelForCausalLM` on the plain folder. Then adapters
+that peft made, one with a whole embedding, are merged by `treering export`. One JSON line a comparison; the exit status is 1 where one exceeds its limit, 1e-4 of the largest logit.
 """
 
 import json
@@ -27,6 +27,7 @@ WORDS, WINDOWS, LENGTH, LIMIT = 62, 3, 24, 1e-4
 METHODS = {
     "lora, dropout": 'kind = "lora"\nr = 4\nlora_alpha = 16\nlora_dropout = 0.1\ntarget_modules = "all-linear"\n',
     "lora, rslora": 'kind = "lora"\nr = 6\nlora_alpha = 3.5\nuse_rslora = true\ntarget_modules = ["q_proj", "v_proj", "down_proj"]\n',
+    "lora, embedding whole": 'kind = "lora"\nr = 3\nmodules_to_save = ["embed_tokens"]\n',
     "freeze": 'kind = "freeze"\nfrozen_layers = 2\n',
     "llama-pro": 'kind = "llama-pro"\ngroups = 2\n',
 }
@@ -110,15 +111,21 @@ def main():
                     model = PeftModel.from_pretrained(load("base"), folder / f"adapter-{number}")
                     holds.append(report(f"{kind}: {name}, adapter in peft", ours, logits(model, windows)))
 
-            torch.manual_seed(4)
-            model = get_peft_model(load("base"), LoraConfig(r=5, lora_alpha=7, target_modules="all-linear", task_type="CAUSAL_LM"))
-            with torch.no_grad():
-                for parameter_name, parameter in model.named_parameters():
-                    if "lora_B" in parameter_name:
-                        parameter.normal_(std=0.1)
-            model.save_pretrained(folder / "theirs")
-            run(treering, "export", "theirs", "--base", "base", "--out", "theirs-merged", "--verify")
-            holds.append(report(f"{kind}: peft's adapter merged by treering", logits(load("theirs-merged"), windows), logits(model, windows)))
+            for name, whole in {"theirs": None, "theirs, embedding whole": ["embed_tokens"]}.items():
+                torch.manual_seed(4)
+                config = LoraConfig(
+                    r=5, lora_alpha=7, target_modules="all-linear", task_type="CAUSAL_LM",
+                    modules_to_save=whole, ensure_weight_tying=tied and whole is not None,
+                )
+                model = get_peft_model(load("base"), config)
+                with torch.no_grad():
+                    for parameter_name, parameter in model.named_parameters():
+                        if "lora_B" in parameter_name or "modules_to_save" in parameter_name:
+                            parameter.add_(torch.randn_like(parameter) * 0.1)
+                model.save_pretrained(folder / name)
+                run(treering, "export", name, "--base", "base", "--out", f"{name} merged", "--verify")
+                merged = logits(load(f"{name} merged"), windows)
+                holds.append(report(f"{kind}: peft's adapter merged by treering ({name})", merged, logits(model, windows)))
     sys.exit(0 if all(holds) else 1)
 
 

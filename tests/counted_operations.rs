@@ -4,7 +4,7 @@
 
 use std::collections::HashMap;
 
-use treering::baseline::{Baseline, Freeze, LlamaPro, Lora, Method};
+use treering::baseline::{Baseline, Freeze, LlamaPro, Lora, Method, Whole};
 use treering::checkpoint::{BaseCheckpoint, Config};
 use treering::data::batch::Batch;
 use treering::data::order::Random;
@@ -108,9 +108,11 @@ fn a_step_carries_out_the_operations_that_its_plan_counts_whatever_the_method() 
     let both = [Module::Attention, Module::Ffn];
     let expansion = |preserved_layers, modules: &[Module]| Method::Expansion(growth(preserved_layers, modules));
     let lora = Lora { r: 4, ..Lora::new(0) };
+    let whole = Lora { modules_to_save: vec![Whole::EmbedTokens], ..lora.clone() };
     let methods: Vec<(&str, Vec<Growth>, Method)> = vec![
         ("full", vec![], Method::Baseline(Baseline::Full)),
         ("freeze", vec![], Method::Baseline(Baseline::Freeze(Freeze { frozen_layers: 1, frozen_embedding: true }))),
+        ("lora, embedding whole", vec![], Method::Baseline(Baseline::Lora(whole))),
         ("lora", vec![], Method::Baseline(Baseline::Lora(lora))),
         ("llama-pro", vec![], Method::Baseline(Baseline::LlamaPro(LlamaPro { groups: 2 }))),
         ("scale-preserve", vec![], expansion(LAYERS, &[])),

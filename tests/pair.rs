@@ -88,6 +88,50 @@ fn an_exported_model_and_an_adapter_are_paired_with_the_base_that_is_named() {
     );
     refused(&["generate", "base", "--prompt", "w1", "--router", "confidence"], 2, "router `confidence`: base has one head");
     refused(&[&["eval", "hf", "--base", "nowhere"], &corpus[..]].concat(), 1, "nowhere");
-    // Routers of a recipe are still for methods with two heads.
-    refused(&["train", "full.toml", "--out", "x", "--set", "route.router=bayes"], 2, "gives a model with one");
+}
+
+#[test]
+fn a_recipe_with_a_router_is_measured_and_asked_as_a_pair_and_trains_the_same() {
+    let world = World::new();
+    for kind in KINDS {
+        world.recipe(kind, "");
+        let (routed, alone) = (format!("{kind}-routed"), format!("{kind}-alone"));
+        let steps = ["--set", "train.steps=6", "--set", "train.checkpoint_every_steps=3"];
+        succeeded(&world.train(kind, &alone, &steps));
+        let router = ["--set", "route.router=[\"bayes\", \"confidence\"]"];
+        succeeded(&world.train(kind, &routed, &[&steps[..], &router].concat()));
+        let trained = |run: &str| fs::read(world.path(run).join("checkpoints/step-000006/trained.safetensors")).unwrap();
+        assert!(trained(&routed) == trained(&alone), "{kind}: what is trained does not depend on routers");
+
+        let measured = |run: &str| {
+            let text = fs::read_to_string(world.path(run).join("metrics.jsonl")).unwrap();
+            let last = text.lines().rfind(|line| line.contains("\"kind\":\"eval\"")).unwrap().to_owned();
+            serde_json::from_str::<Value>(&last).unwrap()["values"].clone()
+        };
+        let (pair, single) = (measured(&routed), measured(&alone));
+        let of = |values: &Value, name: &str| number(&values[format!("learn/new-held-out/{name}/perplexity")]);
+        assert_eq!(of(&pair, "adaptation"), of(&single, "base"), "{kind}");
+        assert!(of(&pair, "preservation") != of(&pair, "adaptation") && of(&pair, "bayes") > 1.0 && of(&pair, "confidence") > 1.0);
+
+        // The run's first router speaks without being named, and `eval` measures all of them.
+        let ask = |run: &str, more: &[&str]| {
+            world.json(&[&["generate", run, "--prompt", "w1 w6 w31", "--max-new-tokens", "8", "--json"], more].concat())
+        };
+        let spoken = ask(&routed, &[]);
+        assert!(spoken["trace"].as_array().is_some_and(|trace| !trace.is_empty()), "{spoken}");
+        assert_eq!(spoken["tokens"], ask(&alone, &["--router", "bayes"])["tokens"], "{kind}");
+        assert_eq!(ask(&routed, &["--head", "preservation"])["tokens"], ask("base", &[])["tokens"], "{kind}");
+        let found = world.json(&["eval", &routed, "--window", "16", "--stride", "8", "--json"]);
+        assert!(found["beside"].as_str().unwrap().ends_with("base"), "{found}");
+        assert_eq!(found["corpora"][0]["routers"].as_array().unwrap().len(), 2, "{found}");
+        // What is exported is the fine-tuned model.
+        for run in [&routed, &alone] {
+            succeeded(&world.treering(&["export", run, "--out", &format!("{run}-hf"), "--verify"]));
+        }
+        let written = |run: &str| fs::read(world.path(&format!("{run}-hf")).join("model.safetensors")).unwrap();
+        assert!(written(&routed) == written(&alone), "{kind}");
+    }
+    // One who asks what is made after a run is told so, whatever the method.
+    let error = failed(&world.train("full", "x", &["--set", "route.router=gate"]), 2);
+    assert!(error.contains("asks what is made after a run"), "{error}");
 }

@@ -94,10 +94,6 @@ fn scale_route_trains_as_scale_adapt_does_and_measures_its_routers_at_every_eval
         world.recipe(kind, "");
         failed(&world.train(kind, "refused", &["--set", set]), 2)
     };
-    assert!(
-        refused("full", "route.router=bayes")
-            .contains("route.router: a router chooses between two heads, and `full` gives a model with one")
-    );
     assert!(refused("scale-route", "route.router=bayse").contains("did you mean `bayes`?"));
     assert!(
         refused("scale-route", "route.router=bayes:share=2").contains("route.router: router `bayes`: share must be at least 0 and below 1")

@@ -5,6 +5,7 @@ use rand_chacha::rand_core::{Rng, SeedableRng};
 use serde::{Serialize, Serializer};
 use sha2::{Digest, Sha256};
 
+use super::Part;
 use crate::checkpoint::Config;
 use crate::checkpoint::names::{self, Projection};
 use crate::error::{Error, Result};
@@ -33,13 +34,55 @@ pub struct Lora {
     pub target_modules: Vec<Projection>,
     /// Whether `scaling` is `lora_alpha / √r` rather than `lora_alpha / r`.
     pub use_rslora: bool,
+    /// The modules that are trained whole beside the adapters, and kept with them.
+    #[serde(serialize_with = "as_names", skip_serializing_if = "Vec::is_empty")]
+    pub modules_to_save: Vec<Whole>,
     /// Seed of A's first values and of the dropout.
     #[serde(skip)]
     pub seed: u64,
 }
 
-fn as_names<S: Serializer>(modules: &[Projection], serializer: S) -> std::result::Result<S::Ok, S::Error> {
-    serializer.collect_seq(modules.iter().map(|projection| projection.name()))
+/// A module outside the layers that can be trained whole beside adapters.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+pub enum Whole {
+    /// The input embedding, and the output projection too where the two are tied.
+    EmbedTokens,
+    /// An output projection of its own.
+    LmHead,
+}
+
+impl Whole {
+    /// All of them.
+    pub const ALL: [Self; 2] = [Self::EmbedTokens, Self::LmHead];
+
+    /// The name in the base's files and in `modules_to_save`.
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::EmbedTokens => "embed_tokens",
+            Self::LmHead => "lm_head",
+        }
+    }
+}
+
+/// What a list of modules is written as.
+trait Named: Copy {
+    fn called(self) -> &'static str;
+}
+
+impl Named for Projection {
+    fn called(self) -> &'static str {
+        self.name()
+    }
+}
+
+impl Named for Whole {
+    fn called(self) -> &'static str {
+        self.name()
+    }
+}
+
+fn as_names<S: Serializer, M: Named>(modules: &[M], serializer: S) -> std::result::Result<S::Ok, S::Error> {
+    serializer.collect_seq(modules.iter().map(|module| module.called()))
 }
 
 /// `W + scaling · B A` in f32.
@@ -56,7 +99,15 @@ pub(crate) fn merge(weight: &mut [f32], scaling: f32, a: &[f32], b: &[f32], widt
 impl Lora {
     /// Rank 16, `lora_alpha` 32, no dropout, all seven projections of a layer (`"all-linear"` in `peft`).
     pub fn new(seed: u64) -> Self {
-        Self { r: 16, lora_alpha: 32.0, lora_dropout: 0.0, target_modules: Projection::ALL.to_vec(), use_rslora: false, seed }
+        Self {
+            r: 16,
+            lora_alpha: 32.0,
+            lora_dropout: 0.0,
+            target_modules: Projection::ALL.to_vec(),
+            use_rslora: false,
+            modules_to_save: Vec::new(),
+            seed,
+        }
     }
 
     /// The factor on `B A x`.
@@ -64,7 +115,17 @@ impl Lora {
         self.lora_alpha / if self.use_rslora { (self.r as f64).sqrt() } else { self.r as f64 }
     }
 
-    pub(super) fn validate(&self, _config: &Config) -> Result<()> {
+    /// Whether a part of the base is trained whole beside the adapters.
+    pub(super) fn trains(&self, part: Part) -> bool {
+        let whole = match part {
+            Part::Embedding => Whole::EmbedTokens,
+            Part::Head => Whole::LmHead,
+            Part::Layer(_) | Part::Norm => return false,
+        };
+        self.modules_to_save.contains(&whole)
+    }
+
+    pub(super) fn validate(&self, config: &Config) -> Result<()> {
         if self.r == 0 || self.r > MAX_RANK {
             return Err(Error::usage(format!("r: {} is out of range; allowed are 1 to {MAX_RANK}", self.r)));
         }
@@ -77,18 +138,18 @@ impl Lora {
         if self.target_modules.is_empty() {
             return Err(Error::usage("target_modules: no module is named, so nothing would be trained"));
         }
+        if config.tie_word_embeddings && self.trains(Part::Head) && !self.trains(Part::Embedding) {
+            return Err(Error::usage(
+                "modules_to_save: the base's `lm_head` is its `embed_tokens` (tie_word_embeddings), and one cannot be trained without the other\n  hint: name \"embed_tokens\", which trains both",
+            ));
+        }
         Ok(())
     }
 
-    /// A and B of every adapted projection, in the order of the layers.
-    pub(super) fn parameters(&self, config: &Config) -> Vec<Expected> {
-        let mut all = Vec::new();
-        for layer in 0..config.num_hidden_layers {
-            for projection in Projection::ALL.into_iter().filter(|p| self.target_modules.contains(p)) {
-                all.extend(self.pair(config, layer, projection));
-            }
-        }
-        all
+    /// A and B of every adapted projection of a layer.
+    pub(super) fn pairs(&self, config: &Config, layer: usize) -> impl Iterator<Item = Expected> {
+        let adapted = Projection::ALL.into_iter().filter(|p| self.target_modules.contains(p));
+        adapted.flat_map(move |projection| self.pair(config, layer, projection))
     }
 
     /// A and B of one projection.

@@ -19,7 +19,7 @@ use serde::Serialize;
 pub use freeze::Freeze;
 pub use llama_pro::LlamaPro;
 pub(crate) use lora::merge;
-pub use lora::{Lora, MAX_RANK};
+pub use lora::{Lora, MAX_RANK, Whole};
 
 use crate::checkpoint::Config;
 use crate::checkpoint::names::{Norm, Projection};
@@ -156,7 +156,7 @@ impl Baseline {
             (Self::Freeze(freeze), Part::Embedding) => !freeze.frozen_embedding,
             (Self::Freeze(freeze), Part::Layer(layer)) => layer >= freeze.frozen_layers,
             (Self::Freeze(_), Part::Norm | Part::Head) => true,
-            (Self::Lora(_), _) => false,
+            (Self::Lora(lora), part) => lora.trains(part),
             (Self::LlamaPro(pro), Part::Layer(layer)) => pro.source(config, layer).copy,
             (Self::LlamaPro(_), _) => false,
         }
@@ -182,14 +182,14 @@ impl Baseline {
 
     /// Every trained parameter on a base of `config`, in the order of [`crate::model::Model::parameters`].
     pub fn parameters(&self, config: &Config) -> Vec<Expected> {
-        if let Self::Lora(lora) = self {
-            return lora.parameters(config);
-        }
         let model = self.model_config(config);
         let when = |part: Part, all: Vec<Expected>| if self.trains(config, part) { all } else { Vec::new() };
         let mut trained = when(Part::Embedding, layout::embedding_parameters(&model));
         for layer in 0..model.num_hidden_layers {
             trained.extend(when(Part::Layer(layer), layout::layer_parameters(&model, layer)));
+            if let Self::Lora(lora) = self {
+                trained.extend(lora.pairs(config, layer));
+            }
         }
         trained.extend(when(Part::Norm, layout::norm_parameters(&model)));
         trained.extend(when(Part::Head, layout::head_parameters(&model)));

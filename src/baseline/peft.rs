@@ -6,8 +6,8 @@ use std::path::Path;
 
 use serde_json::{Map, Value, json};
 
-use super::Lora;
-use crate::checkpoint::names::Projection;
+use super::{Baseline, Lora, Whole};
+use crate::checkpoint::names::{self, Projection};
 use crate::checkpoint::{BaseCheckpoint, TensorFile, atomic};
 use crate::error::{Error, IoContext, Result};
 use crate::files::read_limited;
@@ -23,17 +23,18 @@ pub const MODEL_FILE: &str = "adapter_model.safetensors";
 const PREFIX: &str = "base_model.model.";
 /// The key of the tensors' metadata under which the base's hash is kept; `peft` passes it over.
 const BASE_KEY: &str = "treering.base_sha256";
+/// The key of the description that says whether an output projection that is the embedding stays it where that is trained.
+const TIED_KEY: &str = "ensure_weight_tying";
 /// An adapter_config.json larger than this is something else.
 const MAX_CONFIG_BYTES: u64 = 1 << 20;
 
 /// Keys of an adapter_config.json that change what an adapter computes in ways that are not kept here, and the values under which they do not.
-const REFUSED: [(&str, &[&str]); 20] = [
+const REFUSED: [(&str, &[&str]); 19] = [
     ("use_dora", &["false"]),
     ("use_qalora", &["false"]),
     ("fan_in_fan_out", &["false"]),
     ("lora_bias", &["false"]),
     ("bias", &["\"none\""]),
-    ("modules_to_save", &["[]"]),
     ("layers_to_transform", &["[]"]),
     ("exclude_modules", &["[]"]),
     ("rank_pattern", &["{}"]),
@@ -56,11 +57,13 @@ pub fn is_adapter(folder: &Path) -> bool {
     folder.join(CONFIG_FILE).is_file()
 }
 
-/// Writes adapters to a new folder, whole or not at all. `parameters` are those of [`Lora`] on the base at `base_path`.
+/// Writes adapters, and what was trained whole beside them, to a new folder, whole or not at all. `parameters` are those of [`Lora`] on `base`, which
+/// is named as `base_path`.
 ///
 /// # Errors
-/// [`Error::Io`] where the folder is there already or cannot be written.
-pub fn save(folder: &Path, lora: &Lora, base_path: &Path, base_sha256: &str, parameters: &[Parameter]) -> Result<()> {
+/// [`Error::Io`] where the folder is there already or cannot be written, and whatever reading the base returns.
+pub fn save(folder: &Path, lora: &Lora, base: &BaseCheckpoint, base_path: &Path, parameters: &[Parameter]) -> Result<()> {
+    let whole: Vec<&str> = lora.modules_to_save.iter().map(|module| module.name()).collect();
     let alpha = if lora.lora_alpha.fract() == 0.0 { json!(lora.lora_alpha as i64) } else { json!(lora.lora_alpha) };
     let config = json!({
         "peft_type": "LORA",
@@ -75,12 +78,14 @@ pub fn save(folder: &Path, lora: &Lora, base_path: &Path, base_sha256: &str, par
         "bias": "none",
         "fan_in_fan_out": false,
         "init_lora_weights": true,
-        "modules_to_save": null,
+        "modules_to_save": if whole.is_empty() { Value::Null } else { json!(whole) },
+        // What `peft` needs to be told to keep an output projection that is the embedding so.
+        TIED_KEY: base.config().tie_word_embeddings && !whole.is_empty(),
         "layers_to_transform": null,
         "use_dora": false,
     });
     let tensors: Vec<Parameter> = parameters.iter().map(|p| Parameter { name: format!("{PREFIX}{}", p.name), ..p.clone() }).collect();
-    let metadata = FileMetadata::from([("format".into(), "pt".into()), (BASE_KEY.into(), base_sha256.into())]);
+    let metadata = FileMetadata::from([("format".into(), "pt".into()), (BASE_KEY.into(), base.sha256()?)]);
     atomic::write_dir(folder, |folder| {
         save_parameters(folder.join(MODEL_FILE), &tensors, &metadata)?;
         let path = folder.join(CONFIG_FILE);
@@ -88,17 +93,30 @@ pub fn save(folder: &Path, lora: &Lora, base_path: &Path, base_sha256: &str, par
     })
 }
 
-/// Reads an adapter's description: what it is, and the base it was made for as it names it.
+/// What an adapter's description says.
+#[derive(Debug, Clone, PartialEq)]
+pub struct AdapterConfig {
+    /// What it is.
+    pub lora: Lora,
+    /// The base it was made for, as it names it.
+    pub base: Option<String>,
+    /// Whether an output projection that is the embedding stays it where that is trained.
+    pub ensure_weight_tying: bool,
+}
+
+/// Reads an adapter's description.
 ///
 /// # Errors
 /// [`Error::Io`], and [`Error::File`] naming the key that is missing, damaged, or asks for what is not computed here.
-pub fn load_config(folder: &Path) -> Result<(Lora, Option<String>)> {
+pub fn load_config(folder: &Path) -> Result<AdapterConfig> {
     let path = folder.join(CONFIG_FILE);
     let text = read_limited(&path, MAX_CONFIG_BYTES, CONFIG_FILE)?;
     let value: Value = serde_json::from_slice(&text).map_err(|e| Error::file(&path, format!("is not JSON: {e}")))?;
     let Value::Object(map) = value else { return Err(Error::file(&path, "a JSON object was expected")) };
     let lora = parse(&map).map_err(|message| Error::file(&path, message))?;
-    Ok((lora, map.get("base_model_name_or_path").and_then(Value::as_str).map(Into::into)))
+    let base = map.get("base_model_name_or_path").and_then(Value::as_str).map(Into::into);
+    let ensure_weight_tying = map.get(TIED_KEY).and_then(Value::as_bool).unwrap_or(false);
+    Ok(AdapterConfig { lora, base, ensure_weight_tying })
 }
 
 fn parse(map: &Map<String, Value>) -> std::result::Result<Lora, String> {
@@ -129,6 +147,7 @@ fn parse(map: &Map<String, Value>) -> std::result::Result<Lora, String> {
         lora_dropout: number("lora_dropout", 0.0, |p| (0.0..1.0).contains(&p))?,
         target_modules: target_modules(map.get("target_modules"))?,
         use_rslora: given("use_rslora").and_then(Value::as_bool).unwrap_or(false),
+        modules_to_save: modules_to_save(given("modules_to_save"))?,
         seed: 0,
     })
 }
@@ -152,6 +171,30 @@ fn target_modules(value: Option<&Value>) -> std::result::Result<Vec<Projection>,
     Ok(modules)
 }
 
+fn modules_to_save(value: Option<&Value>) -> std::result::Result<Vec<Whole>, String> {
+    let known = || Whole::ALL.map(Whole::name).join(", ");
+    let list = match value {
+        None => return Ok(Vec::new()),
+        Some(Value::Array(list)) => list,
+        other => return Err(format!("`modules_to_save` is {}; a list of modules out of {} was expected", shown(other), known())),
+    };
+    let mut modules = Vec::new();
+    for item in list {
+        // `peft` itself adds names with their path.
+        let name = item.as_str().unwrap_or_default();
+        let module = Whole::ALL.into_iter().find(|module| name.rsplit('.').next() == Some(module.name()));
+        modules.push(module.ok_or_else(|| {
+            format!(
+                "`modules_to_save` names {item}, which treering does not train whole beside adapters; it does {}\n  hint: merge the adapter with peft (merge_and_unload) and use the result",
+                known()
+            )
+        })?);
+    }
+    modules.sort_unstable();
+    modules.dedup();
+    Ok(modules)
+}
+
 fn shown(value: Option<&Value>) -> String {
     value.map_or("missing".into(), |value| value.to_string().chars().take(60).collect())
 }
@@ -161,7 +204,17 @@ fn shown(value: Option<&Value>) -> String {
 /// # Errors
 /// As [`load_config`], and [`Error::File`] where the adapter was made for another base, or lacks a tensor or has one too many.
 pub fn load(folder: &Path, base: &BaseCheckpoint) -> Result<(Lora, Vec<Parameter>)> {
-    let (lora, _) = load_config(folder)?;
+    let AdapterConfig { lora, ensure_weight_tying, .. } = load_config(folder)?;
+    let in_config = |message: String| Error::file(folder.join(CONFIG_FILE), message);
+    let tied = base.config().tie_word_embeddings && !lora.modules_to_save.is_empty();
+    if tied && !ensure_weight_tying {
+        return Err(in_config(format!(
+            "`modules_to_save` is set without `{TIED_KEY}`, so that embed_tokens and lm_head, which are one in {}, were trained apart; that is not kept here\n  \
+             hint: merge the adapter with peft (merge_and_unload) and use the result",
+            base.path().display()
+        )));
+    }
+    lora.validate(base.config()).map_err(|error| in_config(error.to_string()))?;
     let path = folder.join(MODEL_FILE);
     let (found, metadata) = list_parameters(&path)?;
     if let Some(made_for) = metadata.get(BASE_KEY)
@@ -176,7 +229,7 @@ pub fn load(folder: &Path, base: &BaseCheckpoint) -> Result<(Lora, Vec<Parameter
             ),
         ));
     }
-    let expected = lora.parameters(base.config());
+    let expected = Baseline::Lora(lora.clone()).parameters(base.config());
     let mut shapes: HashMap<&str, &[usize]> = found.iter().map(|e| (e.name.as_str(), e.shape.as_slice())).collect();
     let tensors = TensorFile::open(&path)?;
     let mut parameters = Vec::with_capacity(expected.len());
@@ -196,6 +249,14 @@ pub fn load(folder: &Path, base: &BaseCheckpoint) -> Result<(Lora, Vec<Parameter
             Some(_) => {}
         }
         parameters.push(Parameter { value: tensors.read(&name)?, name: e.name, block: e.block, shape: e.shape });
+    }
+    // `peft` keeps what is tied twice.
+    let second = format!("{PREFIX}{}", names::weight(names::LM_HEAD));
+    if tied && shapes.remove(second.as_str()).is_some() {
+        let first = parameters.iter().find(|p| p.name == names::weight(names::EMBED_TOKENS));
+        if first.is_none_or(|first| tensors.read(&second).is_ok_and(|second| second != first.value)) {
+            return Err(Error::file(&path, format!("`{second}` is not the embedding, to which {CONFIG_FILE} ties it")));
+        }
     }
     match shapes.keys().min() {
         Some(name) => Err(Error::file(

@@ -18,6 +18,11 @@ fn lora(lora_dropout: f64) -> Baseline {
     Baseline::Lora(Lora { r: 3, lora_alpha: 5.0, lora_dropout, ..Lora::new(11) })
 }
 
+/// Adapters beside an embedding that is trained whole, as is the output projection that is tied to it.
+fn whole() -> Lora {
+    Lora { r: 2, lora_dropout: 0.1, modules_to_save: vec![Whole::EmbedTokens], ..Lora::new(2) }
+}
+
 /// Every baseline on a base of three layers, one with dropout and one with few targets.
 fn all() -> Vec<Baseline> {
     let few = Lora { r: 2, target_modules: vec![Projection::V, Projection::Up], use_rslora: true, ..Lora::new(1) };
@@ -28,6 +33,7 @@ fn all() -> Vec<Baseline> {
         lora(0.0),
         lora(0.25),
         Baseline::Lora(few),
+        Baseline::Lora(whole()),
         Baseline::LlamaPro(LlamaPro { groups: 3 }),
         Baseline::LlamaPro(LlamaPro { groups: 1 }),
     ]
@@ -286,12 +292,17 @@ fn the_first_values_of_an_adapter_depend_on_the_seed_and_lie_within_the_bound_of
 
 /// An adapter's folder with its base, and its description changed.
 fn adapter(change: impl FnOnce(&mut serde_json::Value)) -> (tempfile::TempDir, BaseCheckpoint) {
-    let checkpoint = base(&config(true, false));
-    let folder = tempfile::tempdir().unwrap();
     let Baseline::Lora(lora) = lora(0.1) else { unreachable!() };
+    adapter_of(lora, true, change)
+}
+
+/// As [`adapter`], of `lora` on a base whose embedding is its output projection or not.
+fn adapter_of(lora: Lora, tied: bool, change: impl FnOnce(&mut serde_json::Value)) -> (tempfile::TempDir, BaseCheckpoint) {
+    let checkpoint = base(&config(tied, false));
+    let folder = tempfile::tempdir().unwrap();
     let model = stirred(&checkpoint, Precision::F32, &Baseline::Lora(lora.clone()));
     let out = folder.path().join("adapter");
-    peft::save(&out, &lora, checkpoint.path(), &checkpoint.sha256().unwrap(), model.parameters()).unwrap();
+    peft::save(&out, &lora, &checkpoint, checkpoint.path(), model.parameters()).unwrap();
     let path = out.join(peft::CONFIG_FILE);
     let mut json = serde_json::from_slice(&std::fs::read(&path).unwrap()).unwrap();
     change(&mut json);
@@ -307,6 +318,91 @@ fn an_adapter_reads_back_as_it_was_written() {
     let expected = stirred(&checkpoint, Precision::F32, &lora(0.1));
     assert_eq!(parameters, expected.parameters());
     assert!(peft::is_adapter(&folder.path().join("adapter")) && !peft::is_adapter(folder.path()));
+}
+
+#[test]
+fn what_is_trained_whole_beside_adapters_is_kept_with_them_and_in_the_way_of_peft() {
+    let both = Lora { modules_to_save: Whole::ALL.to_vec(), ..whole() };
+    let head = Lora { modules_to_save: vec![Whole::LmHead], ..whole() };
+    for (lora, tied, kept) in [(whole(), true, 1), (whole(), false, 1), (both.clone(), true, 1), (both, false, 2), (head, false, 1)] {
+        let baseline = Baseline::Lora(lora.clone());
+        let (folder, checkpoint) = adapter_of(lora.clone(), tied, |j| {
+            assert_eq!(j["modules_to_save"].as_array().unwrap().len(), lora.modules_to_save.len());
+            assert_eq!(j["ensure_weight_tying"], tied);
+            // `peft` adds names with their path.
+            let mut names = j["modules_to_save"].as_array().unwrap().clone();
+            names.push(format!("model.{}", names[0].as_str().unwrap()).into());
+            j["modules_to_save"] = names.into();
+        });
+        let path = folder.path().join("adapter");
+        let (read, parameters) = peft::load(&path, &checkpoint).unwrap();
+        assert_eq!(Lora { seed: 2, ..read }, lora);
+        assert_eq!(parameters, stirred(&checkpoint, Precision::F32, &baseline).parameters());
+        assert_eq!(parameters.iter().filter(|p| p.block == Block::Base).count(), kept);
+
+        // The tied projection is there twice in what `peft` writes, and must say the same twice.
+        let file = path.join(peft::MODEL_FILE);
+        let (mut stored, metadata) = crate::grow::file::load_parameters(&file, None).unwrap();
+        if tied {
+            let mut second = stored.iter().find(|p| p.name.ends_with("embed_tokens.weight")).unwrap().clone();
+            second.name = "base_model.model.lm_head.weight".into();
+            stored.push(second);
+            crate::grow::file::save_parameters(&file, &stored, &metadata).unwrap();
+            assert_eq!(peft::load(&path, &checkpoint).unwrap().1, parameters);
+            stored.last_mut().unwrap().value[0] += 1.0;
+            crate::grow::file::save_parameters(&file, &stored, &metadata).unwrap();
+            let error = peft::load(&path, &checkpoint).unwrap_err().to_string();
+            assert!(error.contains("`base_model.model.lm_head.weight` is not the embedding"), "{error}");
+        }
+    }
+    type Change = fn(&mut serde_json::Value);
+    let changes: [(Change, &str); 4] = [
+        (|j| j["ensure_weight_tying"] = false.into(), "were trained apart"),
+        (|j| j["modules_to_save"] = vec!["lm_head"].into(), "name \"embed_tokens\""),
+        (|j| j["modules_to_save"] = vec!["embed_tokens", "norm"].into(), "`modules_to_save` names \"norm\""),
+        (|j| j["modules_to_save"] = "embed_tokens".into(), "a list of modules out of embed_tokens, lm_head"),
+    ];
+    for (change, part) in changes {
+        let (folder, checkpoint) = adapter_of(whole(), true, change);
+        let error = peft::load(&folder.path().join("adapter"), &checkpoint).unwrap_err();
+        assert!(matches!(&error, Error::File { .. }) && error.to_string().contains(part), "{error}");
+    }
+}
+
+#[test]
+fn a_pair_shares_what_its_base_and_the_fine_tuned_model_have_in_common_and_changes_neither() {
+    for c in configs() {
+        let checkpoint = base(&c);
+        for precision in PRECISIONS {
+            let frozen = Model::from_base(&checkpoint, precision, false).unwrap();
+            for baseline in all() {
+                let tuned = stirred(&checkpoint, precision, &baseline);
+                let apart =
+                    stirred(&checkpoint, precision, &baseline).beside(Model::from_base(&checkpoint, precision, false).unwrap()).unwrap();
+                let pair = stirred(&checkpoint, precision, &baseline).beside_its_base(&checkpoint, &baseline).unwrap();
+                let whole = batch(2, 17, true);
+                let of = |model: &Model| model.score(&whole, true).unwrap();
+                let (scores, expected) = (of(&pair), of(&apart));
+                assert_eq!((&scores.log_probs, &scores.hidden), (&expected.log_probs, &expected.hidden), "{baseline:?}");
+                assert_eq!([&scores.log_probs[0], &scores.log_probs[1]], [&of(&frozen).log_probs[0], &of(&tuned).log_probs[0]]);
+                // Token by token, and of one head alone.
+                let tokens = &whole.tokens[..9];
+                let steps = |model: &Model| {
+                    let mut cache = model.new_cache(9);
+                    [&tokens[..5], &tokens[5..6], &tokens[6..]].map(|tokens| model.step(&mut cache, tokens).unwrap())
+                };
+                let (routed, alone) = (steps(&pair), [steps(&frozen), steps(&tuned)]);
+                for (head, alone) in alone.iter().enumerate() {
+                    let mut cache = pair.new_cache(9);
+                    pair.step_head(&mut cache, &tokens[..5], head).unwrap();
+                    assert_eq!(pair.step_head(&mut cache, &tokens[5..6], head).unwrap(), alone[1][0], "{baseline:?}");
+                    assert!(routed.iter().zip(alone).all(|(routed, alone)| routed[head] == alone[0]), "{baseline:?}");
+                }
+                // Training never sees the base.
+                assert_eq!(gradients(&pair, &batch(2, 13, false), false), gradients(&tuned, &batch(2, 13, false), false), "{baseline:?}");
+            }
+        }
+    }
 }
 
 #[test]

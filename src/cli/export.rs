@@ -143,7 +143,7 @@ pub fn run(args: Args) -> Result<()> {
     let count = match (args.to, baseline) {
         (To::Peft, Some(Baseline::Lora(lora))) => {
             let base_path = std::path::absolute(base.local_path()).map_err(|error| Error::io(base.path(), error))?;
-            peft::save(&args.out, lora, &base_path, &base.sha256()?, parameters)?;
+            peft::save(&args.out, lora, base, &base_path, parameters)?;
             parameters.iter().map(|p| p.value.len() as u64).sum()
         }
         (To::Peft, _) => {
@@ -238,7 +238,7 @@ fn open(args: &Args) -> Result<Source> {
                 let source = open::RingSource::at(&run, Some(step))?;
                 foundation.add(&source.ok_or_else(|| Error::usage(format!("{}: is no run any more", run.display())))?)?;
                 // As `generate` has it: a run with a router is that router.
-                let router = recipe.routers.first().copied().filter(|_| recipe.method.kind == MethodKind::ScaleRoute);
+                let router = recipe.own_router();
                 return wide(args, foundation, recipe.method.kind, router, Some((run, step)));
             };
             let expected = build::expected_parameters(&opened.recipe, opened.foundation.base.config())?;

@@ -8,7 +8,6 @@ use treering::error::IoContext;
 use treering::eval::head_name;
 use treering::generate::{Generation, Request, SamplerConfig, Stop, chat, end_tokens, generate};
 use treering::model::Head;
-use treering::recipe::MethodKind;
 use treering::route::Router;
 use treering::{Error, Result};
 
@@ -97,7 +96,7 @@ pub fn run(args: Args) -> Result<()> {
     // What was trained is packed once, not for every token.
     model.freeze();
     // A run with a router is that router, unless something else is asked for.
-    let of_run = recipe.filter(|recipe| recipe.method.kind == MethodKind::ScaleRoute).and_then(|recipe| recipe.routers.first().copied());
+    let of_run = recipe.and_then(|recipe| recipe.own_router());
     // Whoever trained a gate wants it asked.
     let of_gate = model.gate().map(|_| Router::gate()).filter(|_| model.heads().len() > 1);
     let router = router.or(of_gate.or(of_run).filter(|_| args.head.is_none()));

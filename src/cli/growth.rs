@@ -109,7 +109,8 @@ pub fn describe_baseline(baseline: &Baseline, config: &Config) -> (&'static str,
         Baseline::Lora(lora) => {
             let modules: Vec<&str> = lora.target_modules.iter().map(|p| p.name()).collect();
             let dropout = if lora.lora_dropout > 0.0 { format!(", dropout {}", lora.lora_dropout) } else { String::new() };
-            ("adapters", format!("rank {}, lora_alpha {}{dropout}, on {}", lora.r, lora.lora_alpha, modules.join(", ")))
+            let whole: String = lora.modules_to_save.iter().map(|module| format!("; {} trained whole", module.name())).collect();
+            ("adapters", format!("rank {}, lora_alpha {}{dropout}, on {}{whole}", lora.r, lora.lora_alpha, modules.join(", ")))
         }
         Baseline::LlamaPro(pro) => {
             ("copies", format!("{}, one after every {} layers", pro.groups, config.num_hidden_layers / pro.groups.max(1)))

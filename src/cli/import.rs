@@ -115,10 +115,9 @@ fn adapter(args: &Args) -> Result<Adapter> {
     let words = describe_baseline(&baseline, base.config()).1;
     let Baseline::Lora(lora) = baseline else { return Err(Error::usage(format!("{}: holds no LoRA adapter", args.source.display()))) };
     let path = hub::absolute(base.path()).map_err(|error| Error::io(base.path(), error))?;
-    let sha256 = base.sha256()?;
-    peft::save(&args.out, &lora, &path, &sha256, &parameters)?;
+    peft::save(&args.out, &lora, &base, &path, &parameters)?;
     Ok(Adapter {
-        base: BaseReference { path, sha256 },
+        base: BaseReference { path, sha256: base.sha256()? },
         r: lora.r,
         lora_alpha: lora.lora_alpha,
         target_modules: lora.target_modules.iter().map(|p| p.name()).collect(),

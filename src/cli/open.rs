@@ -95,13 +95,26 @@ pub struct OpenedModel {
     pub recipe: Option<Recipe>,
     /// The base.
     pub base: BaseCheckpoint,
-    /// The base that speaks beside it as the preservation head; none unless it was asked for.
+    /// What was trained on the base, where that is no expansion.
+    pub baseline: Option<Baseline>,
+    /// The base that speaks beside it as the preservation head; none unless a router was asked for, by the command or by the run's recipe.
     pub beside: Option<PathBuf>,
     /// The folder of the trained values: a checkpoint, an expansion or an adapter; its gate and recall, where they were made, are the model's.
     pub values: Option<PathBuf>,
 }
 
 impl OpenedModel {
+    /// As the model that stands beside the base at this path.
+    fn pair_with(mut self, base: PathBuf) -> Self {
+        self.description = format!(
+            "{}, beside its base {}: a pair, whose preservation head is the base and whose adaptation head the fine-tuned model, at the cost of both",
+            self.description,
+            base.display()
+        );
+        self.beside = Some(base);
+        self
+    }
+
     /// With the folder of its trained values, and the gate that lies there.
     fn with_values(mut self, folder: &Path) -> Result<Self> {
         if let Some(gate) = Gate::load(folder)? {
@@ -144,34 +157,27 @@ impl ModelArgs {
     pub fn open_for(&self, routers: &[Router]) -> Result<OpenedModel> {
         let opened = self.open()?;
         let Some(router) = routers.first().filter(|_| opened.model.heads().len() < 2) else { return Ok(opened) };
-        let own;
-        // A plain model was opened as its own base; which it was fine-tuned from is for the user to say.
-        let base = match (place(&self.model, self.at.step)?, &self.at.base) {
-            (Place::Model, None) => {
+        let (beside, model) = match (&opened.baseline, &self.at.base) {
+            (Some(baseline), _) => (opened.base.path().to_path_buf(), opened.model.beside_its_base(&opened.base, baseline)?),
+            // A plain model was opened as its own base; which it was fine-tuned from is for the user to say.
+            (None, None) => {
                 return Err(Error::usage(format!(
                     "router `{router}`: {} has one head, and a router chooses between two\n  hint: --base MODEL puts it beside the model that it was \
                      fine-tuned from; training with a scale- method, or `treering grow`, gives a model a second head",
                     self.model.display()
                 )));
             }
-            (Place::Model, Some(path)) => {
-                own = BaseCheckpoint::open(path)?;
+            (None, Some(path)) => {
+                let base = BaseCheckpoint::open(path)?;
                 let fingerprint = |tokenizer| Encoder::new(tokenizer).map(|encoder| encoder.fingerprint());
-                if fingerprint(own.tokenizer()?)? != fingerprint(opened.tokenizer.clone())? {
+                if fingerprint(base.tokenizer()?)? != fingerprint(opened.tokenizer.clone())? {
                     return Err(Error::file(path, format!("its tokenizer is not that of {}, so they are no pair", self.model.display())));
                 }
-                &own
+                let frozen = Model::from_base(&base, self.precision_of(None), false)?;
+                (base.path().to_path_buf(), opened.model.beside(frozen)?)
             }
-            _ => &opened.base,
         };
-        let model = opened.model.beside(Model::from_base(base, self.precision_of(opened.recipe.as_ref()), false)?)?;
-        let path = base.path().to_path_buf();
-        let description = format!(
-            "{}, beside its base {}: a pair, whose preservation head is the base and whose adaptation head the fine-tuned model, at the cost of both",
-            opened.description,
-            path.display()
-        );
-        Ok(OpenedModel { model, description, beside: Some(path), ..opened })
+        Ok(OpenedModel { model, ..opened }.pair_with(beside))
     }
 
     fn precision_of(&self, recipe: Option<&Recipe>) -> Precision {
@@ -189,6 +195,7 @@ impl ModelArgs {
             step: None,
             recipe: None,
             base,
+            baseline: None,
             beside: None,
             values: None,
         })
@@ -202,17 +209,21 @@ impl ModelArgs {
         model.set_recall(foundation.rings.len(), Recall::load(&path)?);
         let tokenizer = foundation.base.tokenizer()?;
         let description = format!("{} ({}, step {step})", run.display(), recipe.method.kind.as_str());
-        OpenedModel {
+        let baseline = recipe.method(foundation.base.config())?.baseline().cloned();
+        let pair = recipe.is_pair();
+        let opened = OpenedModel {
             model,
             tokenizer,
             description,
             step: Some(step),
             recipe: Some(recipe),
             base: foundation.base,
+            baseline,
             beside: None,
             values: None,
-        }
-        .with_values(&path)
+        };
+        let beside = opened.base.path().to_path_buf();
+        if pair { opened.pair_with(beside) } else { opened }.with_values(&path)
     }
 
     fn open_expansion(&self) -> Result<OpenedModel> {
@@ -222,7 +233,8 @@ impl ModelArgs {
         let base = foundation.base;
         let tokenizer = base.tokenizer()?;
         let description = format!("{} on {}", self.model.display(), base.path().display());
-        OpenedModel { model, tokenizer, description, step: None, recipe: None, base, beside: None, values: None }.with_values(&self.model)
+        OpenedModel { model, tokenizer, description, step: None, recipe: None, base, baseline: None, beside: None, values: None }
+            .with_values(&self.model)
     }
 
     fn open_adapter(&self) -> Result<OpenedModel> {
@@ -232,14 +244,15 @@ impl ModelArgs {
         model.set_recall(0, Recall::load(&self.model)?);
         let tokenizer = base.tokenizer()?;
         let description = format!("{} on {}", self.model.display(), base.path().display());
-        OpenedModel { model, tokenizer, description, step: None, recipe: None, base, beside: None, values: None }.with_values(&self.model)
+        OpenedModel { model, tokenizer, description, step: None, recipe: None, base, baseline: Some(baseline), beside: None, values: None }
+            .with_values(&self.model)
     }
 }
 
 /// A PEFT adapter and its base, at `base_path` or where the adapter says.
 pub(super) fn adapter(folder: &Path, base_path: Option<&Path>) -> Result<(BaseCheckpoint, Baseline, Vec<Parameter>)> {
     let folder: &Path = &hub::local(folder)?;
-    let (_, named) = peft::load_config(folder)?;
+    let named = peft::load_config(folder)?.base;
     let hint = "--base says where the adapter's base is";
     let path = match (base_path, named) {
         (Some(path), _) => path.to_path_buf(),

@@ -1,6 +1,7 @@
 //! Building a model from a checkpoint, and widening it.
 
 use super::layer::{Adapter, Layer, Linear, Norms, RingLayer, Widened};
+use super::pair::Shared;
 use super::{Adapters, Head, Model, Precision, Ring};
 use crate::baseline::{Baseline, Part, Source};
 use crate::checkpoint::names::{self, Norm, Projection};
@@ -14,6 +15,7 @@ use crate::ops::rope::RopeTable;
 use crate::ops::tape::{Vector, Weight};
 use crate::route::Aids;
 use std::collections::HashMap;
+use std::sync::Arc;
 
 /// Rows and columns of a base projection.
 pub fn projection_shape(c: &Config, projection: Projection) -> [usize; 2] {
@@ -99,6 +101,8 @@ struct Builder<'a> {
     precision: Precision,
     /// What is trained; nothing where there is none.
     baseline: Option<&'a Baseline>,
+    /// Matrices that stand in memory already.
+    shared: Shared,
     parameters: Vec<Parameter>,
 }
 
@@ -114,11 +118,14 @@ impl Builder<'_> {
 
     /// A matrix whose first values are the base's `source`, or zero where that is `None`.
     fn weight(&mut self, part: Part, module: &str, source: Option<&str>, shape: [usize; 2]) -> Result<Weight> {
+        if let Some(packed) = self.shared.get(module) {
+            return Ok(Weight::Frozen(Arc::clone(packed)));
+        }
         let value = self.first_values(source.map(names::weight), &shape)?;
         Ok(if self.trains(part) {
             Weight::Trained(self.parameter(Parameter { name: names::weight(module), block: Block::Base, shape: shape.to_vec(), value }))
         } else {
-            Weight::Frozen(Packed::from_weight(&value, shape[0], shape[1], self.precision))
+            Weight::Frozen(Arc::new(Packed::from_weight(&value, shape[0], shape[1], self.precision)))
         })
     }
 
@@ -176,7 +183,7 @@ impl Model {
     /// # Errors
     /// Missing tensors and wrong shapes, by name.
     pub fn from_base(checkpoint: &BaseCheckpoint, precision: Precision, train_base: bool) -> Result<Self> {
-        Self::build(checkpoint, precision, train_base.then_some(&Baseline::Full))
+        Self::build(checkpoint, precision, train_base.then_some(&Baseline::Full), Shared::new())
     }
 
     /// Reads a base and makes it ready to be trained as `baseline` says, from the values that its training starts with.
@@ -185,12 +192,13 @@ impl Model {
     /// A baseline that does not fit the base, missing tensors and wrong shapes, by name.
     pub fn from_baseline(checkpoint: &BaseCheckpoint, precision: Precision, baseline: &Baseline) -> Result<Self> {
         baseline.validate(checkpoint.config())?;
-        Self::build(checkpoint, precision, Some(baseline))
+        Self::build(checkpoint, precision, Some(baseline), Shared::new())
     }
 
-    fn build(checkpoint: &BaseCheckpoint, precision: Precision, baseline: Option<&Baseline>) -> Result<Self> {
+    /// `shared` is empty where something is trained: what is frozen of it stands under the names of the base's modules.
+    pub(super) fn build(checkpoint: &BaseCheckpoint, precision: Precision, baseline: Option<&Baseline>, shared: Shared) -> Result<Self> {
         let c = baseline.map_or_else(|| checkpoint.config().clone(), |b| b.model_config(checkpoint.config()));
-        let mut builder = Builder { checkpoint, precision, baseline, parameters: Vec::new() };
+        let mut builder = Builder { checkpoint, precision, baseline, shared, parameters: Vec::new() };
         let mut table = |part, module| builder.weight(part, module, Some(module), [c.vocab_size, c.hidden_size]);
         let embed_tokens = table(Part::Embedding, names::EMBED_TOKENS)?;
         let layers = (0..c.num_hidden_layers).map(|i| builder.layer(&c, i)).collect::<Result<_>>()?;
@@ -323,7 +331,7 @@ impl Model {
         let freeze_weight = |w: &mut Weight| {
             if let Weight::Trained(index) = *w {
                 let p = &parameters[index];
-                *w = Weight::Frozen(Packed::from_weight(&p.value, p.shape[0], p.shape[1], precision));
+                *w = Weight::Frozen(Arc::new(Packed::from_weight(&p.value, p.shape[0], p.shape[1], precision)));
             }
         };
         let freeze_vector = |v: &mut Vector| {

@@ -2,6 +2,7 @@
 
 use super::tests::{PRECISIONS, base, config, configs, placements, values, widened};
 use super::*;
+use crate::baseline::{Baseline, Lora};
 use rand_chacha::ChaCha8Rng;
 use rand_chacha::rand_core::{Rng, SeedableRng};
 
@@ -65,14 +66,17 @@ fn a_forest_scores_what_its_sequences_score_alone_to_the_bit() {
 
 #[test]
 fn a_pair_is_scored_as_its_two_models_are() {
-    let c = config(false, true);
-    let mut tuned = Model::from_base(&base(&c), Precision::F32, true).unwrap();
-    let mut rng = ChaCha8Rng::seed_from_u64(8);
-    for parameter in tuned.parameters_mut() {
-        let noise = values(&mut rng, parameter.value.len(), 0.1);
-        parameter.value.iter_mut().zip(noise).for_each(|(v, n)| *v += n);
+    let checkpoint = base(&config(false, true));
+    // The base by itself, and under adapters in one pass with the fine-tuned model.
+    for baseline in [Baseline::Full, Baseline::Lora(Lora::new(4))] {
+        let mut tuned = Model::from_baseline(&checkpoint, Precision::F32, &baseline).unwrap();
+        let mut rng = ChaCha8Rng::seed_from_u64(8);
+        for parameter in tuned.parameters_mut() {
+            let noise = values(&mut rng, parameter.value.len(), 0.1);
+            parameter.value.iter_mut().zip(noise).for_each(|(v, n)| *v += n);
+        }
+        check(&tuned.beside_its_base(&checkpoint, &baseline).unwrap());
     }
-    check(&tuned.beside(Model::from_base(&base(&c), Precision::F32, false).unwrap()).unwrap());
 }
 
 #[test]

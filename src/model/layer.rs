@@ -243,11 +243,10 @@ impl Model {
         let Inputs { streams: inputs, to_base } = inputs;
         let linear = &self.layers[index].linear[projection as usize];
         let rings = self.rings.iter().map(|ring| &ring.layers[index].widened[projection as usize]);
-        // The whole stream's adapter, or the first ring's, which is for the adapted rows alone: as many as the ring's stream has.
-        let of_ring = rings.clone().zip(&inputs[1..]).find_map(|(ring, g)| Some((g, ring.adapter.as_ref()?)));
-        let adapter = linear.adapter.as_ref().map(|adapter| (&inputs[0], adapter)).or(of_ring);
-        let low_rank = adapter.map(|(stream, adapter)| {
-            let low = self.low_rank(tape, adapter, stream.value().rows(), &inputs[0]);
+        // The base's own adapter, or the first ring's. Either is for the adapted rows alone, behind the preserved copy where there is one.
+        let of_ring = rings.clone().zip(&inputs[1..]).find_map(|(ring, _)| ring.adapter.as_ref());
+        let low_rank = linear.adapter.as_ref().or(of_ring).map(|adapter| {
+            let low = self.low_rank(tape, adapter, sequences.rings.positions.len(), &inputs[0]);
             (self.without_sink(tape, index, projection, low, sequences), &adapter.b)
         });
         let mut products = vec![(&inputs[0], &linear.weight)];

@@ -8,6 +8,7 @@ mod forest_tests;
 mod head;
 mod layer;
 mod one_head;
+mod pair;
 pub mod parameter;
 mod precision;
 #[cfg(test)]
@@ -33,6 +34,7 @@ pub use cache::Cache;
 pub use forest::Forest;
 pub use head::Head;
 use layer::{Layer, RingLayer, StreamSequences, Streams};
+use pair::Beside;
 pub use parameter::{Block, Gradients, Parameter};
 pub use precision::Precision;
 use std::sync::Arc;
@@ -128,7 +130,7 @@ pub struct Model {
     heads: Vec<Head>,
     adapters: Adapters,
     /// A base that speaks beside this model as its preservation head, see [`Model::beside`].
-    beside: Option<Box<Model>>,
+    beside: Option<Beside>,
     /// What was made for routers between its heads.
     aids: Aids,
 }
@@ -173,30 +175,6 @@ impl Model {
     /// between the two for every ring but the last.
     pub fn heads(&self) -> &[Head] {
         &self.heads
-    }
-
-    /// The pair of this model, a fine-tuned copy of `base`, and `base` itself: both are computed for every token, the base is the preservation
-    /// head and this model the adaptation head. It is asked and measured like a widened model, and not trained.
-    ///
-    /// # Errors
-    /// [`Error::Usage`] where this model has two heads already, the base has, or their vocabularies, contexts or arithmetic differ.
-    pub fn beside(mut self, base: Self) -> Result<Self> {
-        if self.heads().len() > 1 || base.heads().len() > 1 || !base.parameters.is_empty() {
-            return Err(Error::usage("a pair is made of two plain models, the first fine-tuned from the second, which is frozen"));
-        }
-        let ours = [self.config.vocab_size, self.rope.positions()];
-        let theirs = [base.config.vocab_size, base.rope.positions()];
-        for ((what, ours), theirs) in ["vocab_size", "context (max_position_embeddings)"].into_iter().zip(ours).zip(theirs) {
-            if ours != theirs {
-                return Err(Error::usage(format!("a pair needs models of one {what}: {ours} here, {theirs} in the base")));
-            }
-        }
-        if self.precision != base.precision {
-            return Err(Error::usage("a pair needs models of one arithmetic (dtype)"));
-        }
-        self.heads = Head::of_rings(1);
-        self.beside = Some(Box::new(base));
-        Ok(self)
     }
 
     /// Trained parameters.
@@ -295,7 +273,7 @@ impl Model {
         adapted: Streams,
         read: impl FnOnce(&Tape<'m>, &[Part<'_, 'm>]) -> T,
     ) -> T {
-        let base = self.beside.as_deref().unwrap_or(self);
+        let base = self.beside.as_ref().map_or(self, |beside| &beside.base);
         let preserved = preserved.map(|x| base.final_norms(tape, &[x]));
         let normed = self.final_norms(tape, &adapted);
         drop(adapted);
@@ -312,7 +290,8 @@ impl Model {
     /// All layers without recording: the preserved base stream where it differs from the adapted one, and the adapted streams.
     ///
     /// From the fork on the base stream carries its preserved copy before its own rows, so that the base's weights are read once for both: where one token
-    /// is generated after another, reading them is what takes the time.
+    /// is generated after another, reading them is what takes the time. Under adapters on a base that stands [beside](Model::beside_its_base) the fork lies
+    /// before the first layer; a base of which more was trained than adapters runs by itself.
     fn streams<'m>(
         &'m self,
         tape: &mut Tape<'m>,
@@ -320,17 +299,22 @@ impl Model {
         sequence: &Arc<Sequence>,
         mut cache: Option<&mut Cache>,
     ) -> (Option<Var>, Streams) {
-        let (mut streams, fork) = (self.embed(tape, tokens), self.fork_layer());
+        let (mut streams, mut fork) = (self.embed(tape, tokens), self.fork_layer());
         let mut sequences = StreamSequences::same(sequence);
+        if let Some(Beside { base, joined: true }) = &self.beside {
+            let of_base = base.embed(tape, tokens);
+            streams[0] = tape.one_after_another(&of_base[0], &streams[0]);
+            (fork, sequences.base) = (0, Arc::new(sequence.twice()));
+        }
         for index in 0..self.layers.len() {
-            if index == fork {
-                streams[0] = tape.twice(&streams[0]);
+            if index == fork && self.beside.is_none() {
+                streams[0] = tape.one_after_another(&streams[0], &streams[0]);
                 sequences.base = Arc::new(sequence.twice());
             }
             let slots = cache.as_mut().map(|c| c.slots(index, index >= fork));
             streams = self.layer(tape, index, streams, &sequences, slots);
         }
-        if let Some(base) = &self.beside {
+        if let Some(Beside { base, joined: false }) = &self.beside {
             // All of the base is frozen, so it runs on this model's tape; its cache is that of a preserved stream.
             let (mut x, sequences) = (base.embed(tape, tokens), StreamSequences::same(sequence));
             for index in 0..base.layers.len() {

@@ -45,7 +45,7 @@ impl Model {
     /// The model that a head is of, and how many of its streams the head reads: the preservation head of a pair is another model's.
     fn of_head(&self, head: usize) -> (&Self, usize) {
         match &self.beside {
-            Some(base) if head == 0 => (base, 1),
+            Some(beside) if head == 0 => (&beside.base, 1),
             Some(_) => (self, 1),
             None => (self, head + 1),
         }

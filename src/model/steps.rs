@@ -12,7 +12,7 @@ use std::sync::Arc;
 impl Model {
     /// An empty cache for up to `capacity` tokens of one sequence.
     pub fn new_cache(&self, capacity: usize) -> Cache {
-        let rows = self.layers.len().max(self.beside.as_ref().map_or(0, |base| base.layers.len()));
+        let rows = self.layers.len().max(self.beside.as_ref().map_or(0, |beside| beside.base.layers.len()));
         Cache::new(capacity.min(self.rope.positions()), rows, self.rings.len() + 1)
     }
 

@@ -103,12 +103,13 @@ impl Tape<'_> {
         })
     }
 
-    /// The rows of `x` and the same rows behind them, where nothing is recorded.
-    pub fn twice(&self, x: &Var) -> Var {
+    /// The rows of `x` and behind them those of `y`, as many, where nothing is recorded.
+    pub fn one_after_another(&self, x: &Var, y: &Var) -> Var {
         assert!(!self.needs([true]), "copies are not trained on");
         let (rows, cols) = (x.value.rows(), x.value.cols());
         let mut out = Tensor::scratch(2 * rows, cols);
-        out.data_mut().chunks_exact_mut(rows * cols).for_each(|half| half.copy_from_slice(x.value.data()));
+        let halves = out.data_mut().chunks_exact_mut(rows * cols);
+        halves.zip([x, y]).for_each(|(half, rows)| half.copy_from_slice(rows.value.data()));
         self.constant(out)
     }
 

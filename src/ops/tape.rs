@@ -11,8 +11,8 @@ use std::sync::Arc;
 /// The matrix of a product `x · Wᵀ`: frozen and packed for the whole run, or a trained parameter by its index.
 #[derive(Debug)]
 pub enum Weight {
-    /// Frozen.
-    Frozen(Packed),
+    /// Frozen; a base and what was made from it have it in common.
+    Frozen(Arc<Packed>),
     /// Frozen rows `[out, in]` that are looked up rather than multiplied, and so stay f32 whatever the precision of the products.
     Table {
         /// The values, row-major.

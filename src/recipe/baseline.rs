@@ -4,7 +4,7 @@ use toml::Table;
 
 use super::section::Section;
 use super::{MOST, MethodConfig, MethodKind};
-use crate::baseline::{Lora, MAX_RANK};
+use crate::baseline::{Lora, MAX_RANK, Whole};
 use crate::checkpoint::names::Projection;
 use crate::error::{Error, Result};
 
@@ -12,12 +12,13 @@ use crate::error::{Error, Result};
 const ALL_LINEAR: &str = "all-linear";
 
 /// Keys, and the one method that has them; `r` is also a key of the methods that train W12.
-const KEYS: [(&str, MethodKind); 8] = [
+const KEYS: [(&str, MethodKind); 9] = [
     ("r", MethodKind::Lora),
     ("lora_alpha", MethodKind::Lora),
     ("lora_dropout", MethodKind::Lora),
     ("target_modules", MethodKind::Lora),
     ("use_rslora", MethodKind::Lora),
+    ("modules_to_save", MethodKind::Lora),
     ("frozen_layers", MethodKind::Freeze),
     ("frozen_embedding", MethodKind::Freeze),
     ("groups", MethodKind::LlamaPro),
@@ -63,6 +64,9 @@ fn read_lora(section: &mut Section, seed: u64) -> Result<Lora> {
     }
     // One order for one meaning, so that runs and files compare equal.
     target_modules.sort_unstable();
+    let names = Whole::ALL.map(|module| (module.name(), module));
+    let mut modules_to_save = section.choice_list("modules_to_save", &names)?.unwrap_or(default.modules_to_save);
+    modules_to_save.sort_unstable();
     Ok(Lora {
         r: section.count("r", 1..=MAX_RANK as u64)?.unwrap_or(default.r),
         lora_alpha: section.number("lora_alpha", |a| a > 0.0, "a number above 0")?.unwrap_or(default.lora_alpha),
@@ -71,6 +75,7 @@ fn read_lora(section: &mut Section, seed: u64) -> Result<Lora> {
             .unwrap_or(default.lora_dropout),
         target_modules,
         use_rslora: section.boolean("use_rslora")?.unwrap_or(default.use_rslora),
+        modules_to_save,
         seed,
     })
 }
@@ -84,6 +89,7 @@ pub(super) fn write(method: &MethodConfig, table: &mut Table) {
         put("lora_dropout", lora.lora_dropout.into());
         put("target_modules", lora.target_modules.iter().map(|p| p.name().to_string()).collect::<Vec<_>>().into());
         put("use_rslora", lora.use_rslora.into());
+        put("modules_to_save", lora.modules_to_save.iter().map(|m| m.name().to_string()).collect::<Vec<_>>().into());
     }
     if method.kind == MethodKind::Freeze {
         if let Some(layers) = method.frozen_layers {

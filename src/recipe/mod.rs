@@ -236,6 +236,17 @@ impl Recipe {
         Ok(Some(growth))
     }
 
+    /// Whether the trained model, which has one head, stands beside its base, so that the recipe's routers choose between the two.
+    pub fn is_pair(&self) -> bool {
+        !self.method.kind.widens() && !self.routers.is_empty()
+    }
+
+    /// The router that speaks for what was trained unless told otherwise: that of `scale-route` and of a [pair](Recipe::is_pair). Under the other methods
+    /// the adaptation head speaks, and routers are measured beside it.
+    pub fn own_router(&self) -> Option<Router> {
+        self.routers.first().copied().filter(|_| self.method.kind == MethodKind::ScaleRoute || self.is_pair())
+    }
+
     /// What this recipe trains on a base of `config`.
     ///
     /// # Errors

@@ -6,6 +6,7 @@ use toml::{Table, Value};
 
 use super::section::Section;
 use super::{DataConfig, EvalConfig, MOST, MethodConfig, MethodKind, ModelConfig, Recipe, baseline, suite};
+use crate::baseline::Lora;
 use crate::data::{CorpusConfig, Format, HeldOutConfig, Split, StreamConfig, TrainSource};
 use crate::error::{Error, Result};
 use crate::grow::{Initial, Initialisation, Module};
@@ -95,6 +96,7 @@ fn read(table: Table, folder: &Path) -> Result<Recipe> {
     if kind.adapts() {
         check_low_rank_rates(&train.learning_rates, method.r.unwrap_or(kind.default_rank()))?;
     }
+    check_whole_rate(&train.learning_rates, method.lora.as_ref())?;
     let eval = read_eval(eval, &data, &train, folder)?;
     let routers = read_route(route, kind)?;
     Ok(Recipe { model, method, data, train, eval, routers })
@@ -322,7 +324,8 @@ fn check_blocks<'a>(method: MethodKind, blocks: impl Iterator<Item = &'a Block>)
     for &block in blocks {
         let trained = match method {
             MethodKind::Full | MethodKind::Freeze | MethodKind::LlamaPro => block == Block::Base,
-            MethodKind::Lora => matches!(block, Block::LoraA | Block::LoraB),
+            // Whether any module is trained whole is for [`check_whole_rate`] to say.
+            MethodKind::Lora => matches!(block, Block::Base | Block::LoraA | Block::LoraB),
             MethodKind::ScalePreserve => block.is_expansion() && block != Block::ExpansionToBase,
             // Whether there are low-rank parts is for [`check_low_rank_rates`] to say.
             MethodKind::ScaleAdapt | MethodKind::ScaleRoute => block != Block::Base,
@@ -341,6 +344,17 @@ pub(super) fn check_low_rank_rates(rates: &LearningRates, r: usize) -> Result<()
             "train.learning_rates.{block}: nothing of this block is trained\n  hint: method.r = 16 adds it beside expansion_to_base"
         ))),
         None => Ok(()),
+    }
+}
+
+/// Refuses the rate of modules that are trained whole beside adapters where there are none.
+fn check_whole_rate(rates: &LearningRates, lora: Option<&Lora>) -> Result<()> {
+    match lora {
+        Some(lora) if lora.modules_to_save.is_empty() && rates.by_block.contains_key(&Block::Base) => Err(Error::usage(format!(
+            "train.learning_rates.{}: nothing of this block is trained\n  hint: method.modules_to_save = [\"embed_tokens\"] trains the embedding whole",
+            Block::Base
+        ))),
+        _ => Ok(()),
     }
 }
 
@@ -379,10 +393,6 @@ fn read_route(mut section: Section, method: MethodKind) -> Result<Vec<Router>> {
         ),
         Some(other) => return Err(section.error("router", format!("expected a router such as \"bayes\" or a list of them, found {other}"))),
     };
-    if texts.is_some() && !method.widens() {
-        let message = format!("a router chooses between two heads, and `{}` gives a model with one", method.as_str());
-        return Err(section.error("router", message));
-    }
     let routers = match texts {
         Some(texts) if texts.is_empty() => Vec::new(),
         Some(texts) => route::parse_list(&texts.join(",")).map_err(|error| match error {

@@ -24,16 +24,16 @@ pub use variants::{Ending, Variant};
 
 use serde::Serialize;
 
-use crate::recipe::{MethodKind, Recipe};
+use crate::recipe::Recipe;
 use crate::report::comparison::{HeadPerplexity, Run};
 
-/// Who speaks for a method unless told otherwise, by the name in a run's metrics: the first router of `scale-route`, the adaptation head of other
-/// widened models, the only head of a plain one.
+/// Who speaks for a method unless told otherwise, by the name in a run's metrics: the first router of `scale-route` and of a pair, the adaptation head
+/// of other widened models, the only head of a plain one.
 pub fn own_speaker(recipe: &Recipe) -> String {
-    match (recipe.method.kind, recipe.routers.first()) {
-        (MethodKind::ScaleRoute, Some(router)) => router.to_string(),
-        (kind, _) if kind.widens() => "adaptation".into(),
-        _ => "base".into(),
+    match recipe.own_router() {
+        Some(router) => router.to_string(),
+        None if recipe.method.kind.widens() => "adaptation".into(),
+        None => "base".into(),
     }
 }
 

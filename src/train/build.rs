@@ -5,7 +5,7 @@ use std::path::{Path, PathBuf};
 use super::checkpoint;
 use super::foundation::{Foundation, Moved};
 use super::run_folder::RunFolder;
-use crate::baseline::Method;
+use crate::baseline::{Baseline, Method};
 use crate::checkpoint::{BaseCheckpoint, Config};
 use crate::error::{Error, Result};
 use crate::grow;
@@ -43,8 +43,13 @@ pub fn start(recipe: &Recipe, foundation: &Foundation, progress: &(dyn Fn(usize,
             model.widen(growth, parameters)?;
             Ok(model)
         }
-        Method::Baseline(baseline) => Model::from_baseline(base, recipe.model.dtype, &baseline),
+        Method::Baseline(baseline) => paired(Model::from_baseline(base, recipe.model.dtype, &baseline)?, recipe, base, &baseline),
     }
+}
+
+/// The model, beside its base where the recipe has routers.
+fn paired(model: Model, recipe: &Recipe, base: &BaseCheckpoint, baseline: &Baseline) -> Result<Model> {
+    if recipe.is_pair() { model.beside_its_base(base, baseline) } else { Ok(model) }
 }
 
 /// The model as it stood at a checkpoint, read from the folder `path`.
@@ -65,7 +70,7 @@ pub fn restore(recipe: &Recipe, foundation: &Foundation, path: &Path) -> Result<
             let parameters = checkpoint::load_trained(path, &baseline.parameters(base.config()))?;
             let mut model = Model::from_baseline(base, recipe.model.dtype, &baseline)?;
             model.set_parameters(parameters).map_err(|error| Error::file(path.join(checkpoint::TRAINED_FILE), error))?;
-            Ok(model)
+            paired(model, recipe, base, &baseline)
         }
     }
 }

@@ -53,8 +53,8 @@ impl Suite {
             corpora.push((group, HeldOut::open(config, Path::new(""), cache_folder, encoder, progress)?));
         }
         let eval = &recipe.eval;
-        // A widened model carries its base with it.
-        let needs_base = eval.representation && !recipe.method.kind.widens() && !corpora.is_empty();
+        // A widened model carries its base with it, and a pair has it beside.
+        let needs_base = eval.representation && !recipe.method.kind.widens() && !recipe.is_pair() && !corpora.is_empty();
         let base = if needs_base { Some(Model::from_base(checkpoint, recipe.model.dtype, false)?) } else { None };
         let windows = WindowConfig { window: eval.window, stride: eval.stride, batch_size: eval.batch_size, bos };
         let tasks = match &eval.suite {

@@ -1,5 +1,5 @@
 use super::*;
-use crate::baseline::{Freeze, LlamaPro, Lora};
+use crate::baseline::{Freeze, LlamaPro, Lora, Whole};
 use crate::checkpoint::Family;
 use crate::grow::{Module, Placement, Sizes, sizes};
 
@@ -110,6 +110,12 @@ fn the_costs_of_the_baselines_are_those_of_the_table() {
     assert_eq!(lora.flops_per_token.table, 4 * N + 6 * (a + b) - lowest);
     assert_eq!((lora.frozen_parameters, lora.trained_parameters), (134_515_008, a + b));
     assert_eq!(a + b, 30 * 16 * (2 * (576 + 576) + 2 * (576 + 192) + 3 * (576 + 1536)));
+    // The whole embedding, which is the output projection too, takes its gradient from both ends; nothing below is free of one then.
+    let whole = of(Baseline::Lora(Lora { modules_to_save: vec![Whole::EmbedTokens], ..Lora::new(0) }));
+    let table = 49_152 * 576;
+    assert_eq!((whole.frozen_parameters, whole.trained_parameters), (134_515_008 - table, a + b + table));
+    assert_eq!(whole.flops_per_token.table, 4 * N + 6 * (a + b));
+    assert_eq!(whole.flops_per_token.backward.head, 2 * 2 * table);
     let dropped = of(Baseline::Lora(Lora { lora_dropout: 0.1, ..Lora::new(0) }));
     assert!(dropped.memory_bytes.activations > lora.memory_bytes.activations);
     let full = plan(None, Precision::Bf16, false).memory_bytes.peak;
