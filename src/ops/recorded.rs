@@ -68,7 +68,7 @@ impl<'m> Tape<'m> {
     /// `residual + bias + Σ inputᵢ · weightᵢᵀ`, summed in that order.
     ///
     /// Where nothing is recorded, rows may be counted from the end: of an input with more of them than the result the last are read, and one with fewer
-    /// adds to the result's last. So a stream that carries a [copy](Tape::twice) before its own rows stands beside streams that don't.
+    /// adds to the result's last. So a stream that carries a [copy](Tape::one_after_another) before its own rows stands beside streams that don't.
     ///
     /// # Shapes
     /// Inputs `[tokens, inᵢ]`, weights `[out, inᵢ]`, bias `[out]`, residual and result `[rows, out]`.
