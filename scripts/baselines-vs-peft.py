@@ -3,9 +3,10 @@
 
     "$(scripts/setup-peers.sh)" scripts/baselines-vs-peft.py
 
-A tiny random Llama is trained for twenty steps in f32 by `lora` (with dropout on every module; with rslora on three; with the embedding trained whole), `freeze` and `llama-pro`, and
-exported; the logits of the run are compared with those of `peft` on the adapter and of `AutoModelForCausalLM` on the plain folder. Then adapters
-that peft made, one with a whole embedding, are merged by `treering export`. One JSON line a comparison; the exit status is 1 where one exceeds its limit, 1e-4 of the largest logit.
+A tiny random Llama is trained for twenty steps in f32 by `lora` (with dropout on every module; with rslora on three; with the embedding trained
+whole), `freeze` and `llama-pro`, and exported; the logits of the run are compared with those of `peft` on the adapter and of `AutoModelForCausalLM`
+on the plain folder. Then adapters that peft made, one with a whole embedding, are merged by `treering export`. One JSON line a comparison; the exit
+status is 1 where one exceeds its limit, 1e-4 of the largest logit.
 """
 
 import json

@@ -2,6 +2,7 @@
 
 mod train_world;
 
+use std::collections::BTreeMap;
 use std::fs;
 
 use serde_json::Value;
@@ -103,13 +104,8 @@ fn a_recipe_with_a_router_is_measured_and_asked_as_a_pair_and_trains_the_same() 
         let trained = |run: &str| fs::read(world.path(run).join("checkpoints/step-000006/trained.safetensors")).unwrap();
         assert!(trained(&routed) == trained(&alone), "{kind}: what is trained does not depend on routers");
 
-        let measured = |run: &str| {
-            let text = fs::read_to_string(world.path(run).join("metrics.jsonl")).unwrap();
-            let last = text.lines().rfind(|line| line.contains("\"kind\":\"eval\"")).unwrap().to_owned();
-            serde_json::from_str::<Value>(&last).unwrap()["values"].clone()
-        };
-        let (pair, single) = (measured(&routed), measured(&alone));
-        let of = |values: &Value, name: &str| number(&values[format!("learn/new-held-out/{name}/perplexity")]);
+        let (pair, single) = (world.last_evaluation(&routed), world.last_evaluation(&alone));
+        let of = |values: &BTreeMap<String, f64>, name: &str| values[&format!("learn/new-held-out/{name}/perplexity")];
         assert_eq!(of(&pair, "adaptation"), of(&single, "base"), "{kind}");
         assert!(of(&pair, "preservation") != of(&pair, "adaptation") && of(&pair, "bayes") > 1.0 && of(&pair, "confidence") > 1.0);
 

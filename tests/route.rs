@@ -9,7 +9,6 @@ use std::path::Path;
 
 use serde_json::Value;
 use train_world::{World, deterministic, failed, number, succeeded};
-use treering::train::metrics::{self, METRICS_FILE, Record};
 
 const ROUTERS: &str =
     "preserve,adapt,cosine,cosine:threshold=0.99,confidence,bayes,bayes:share=0,bayes-confidence,bayes:share=0.1,prior=0.25";
@@ -28,16 +27,6 @@ fn lines(path: &Path) -> Vec<Value> {
     fs::read_to_string(path).unwrap().lines().map(|line| serde_json::from_str(line).unwrap()).collect()
 }
 
-/// Names and numbers of a run's last measurement.
-fn last_evaluation(world: &World, run: &str) -> BTreeMap<String, f64> {
-    let records = metrics::read(world.path(run).join(METRICS_FILE)).unwrap();
-    let last = records.into_iter().rev().find_map(|record| match record {
-        Record::Eval(record) => Some(record.values),
-        Record::Train(_) => None,
-    });
-    last.unwrap().into_iter().map(|(name, value)| (name, value.unwrap())).collect()
-}
-
 #[test]
 fn scale_route_trains_as_scale_adapt_does_and_measures_its_routers_at_every_evaluation() {
     let world = World::new();
@@ -53,14 +42,14 @@ fn scale_route_trains_as_scale_adapt_does_and_measures_its_routers_at_every_eval
     let ((_, adapt, moments), (_, route, moments_too)) = (deterministic(&world.path("adapt")), deterministic(&world.path("route")));
     assert!(adapt == route && moments == moments_too, "a router changes nothing that is trained");
 
-    let values = last_evaluation(&world, "route");
+    let values = world.last_evaluation("route");
     for corpus in ["learn/new-held-out", "forget/old-held-out"] {
         let of = |name: &str| values[&format!("{corpus}/{name}/perplexity")];
         assert!(of("bayes:share=0") < 1.03 * of("preservation").min(of("adaptation")), "{corpus}");
         assert!(of("bayes:share=0.01,prior=0.25") > 0.0 && of("cosine") > 0.0);
         assert!((0.0..=1.0).contains(&values[&format!("{corpus}/cosine/adaptation_share")]));
     }
-    assert!(!last_evaluation(&world, "adapt").keys().any(|name| name.contains("bayes")));
+    assert!(!world.last_evaluation("adapt").keys().any(|name| name.contains("bayes")));
     let recipe = fs::read_to_string(world.path("route/recipe.toml")).unwrap();
     assert!(recipe.contains(r#"router = ["bayes:share=0", "bayes:share=0.01,prior=0.25", "cosine"]"#), "{recipe}");
 
@@ -85,9 +74,7 @@ fn scale_route_trains_as_scale_adapt_does_and_measures_its_routers_at_every_eval
     world.recipe("scale-route", "");
     succeeded(&world.train("scale-route", "default", &["--set", "train.steps=2"]));
     assert!(
-        last_evaluation(&world, "default")
-            .keys()
-            .any(|name| name.starts_with("forget/old-held-out/") && name.ends_with("/adaptation_share"))
+        world.last_evaluation("default").keys().any(|name| name.starts_with("forget/old-held-out/") && name.ends_with("/adaptation_share"))
     );
 
     let refused = |kind: &str, set: &str| {

@@ -35,7 +35,7 @@ pub struct Lora {
     /// Whether `scaling` is `lora_alpha / √r` rather than `lora_alpha / r`.
     pub use_rslora: bool,
     /// The modules that are trained whole beside the adapters, and kept with them.
-    #[serde(serialize_with = "as_names", skip_serializing_if = "Vec::is_empty")]
+    #[serde(skip_serializing_if = "Vec::is_empty")]
     pub modules_to_save: Vec<Whole>,
     /// Seed of A's first values and of the dropout.
     #[serde(skip)]
@@ -43,7 +43,8 @@ pub struct Lora {
 }
 
 /// A module outside the layers that can be trained whole beside adapters.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Serialize)]
+#[serde(rename_all = "snake_case")]
 pub enum Whole {
     /// The input embedding, and the output projection too where the two are tied.
     EmbedTokens,
@@ -64,25 +65,8 @@ impl Whole {
     }
 }
 
-/// What a list of modules is written as.
-trait Named: Copy {
-    fn called(self) -> &'static str;
-}
-
-impl Named for Projection {
-    fn called(self) -> &'static str {
-        self.name()
-    }
-}
-
-impl Named for Whole {
-    fn called(self) -> &'static str {
-        self.name()
-    }
-}
-
-fn as_names<S: Serializer, M: Named>(modules: &[M], serializer: S) -> std::result::Result<S::Ok, S::Error> {
-    serializer.collect_seq(modules.iter().map(|module| module.called()))
+fn as_names<S: Serializer>(modules: &[Projection], serializer: S) -> std::result::Result<S::Ok, S::Error> {
+    serializer.collect_seq(modules.iter().map(|projection| projection.name()))
 }
 
 /// `W + scaling · B A` in f32.

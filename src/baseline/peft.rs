@@ -25,6 +25,8 @@ const PREFIX: &str = "base_model.model.";
 const BASE_KEY: &str = "treering.base_sha256";
 /// The key of the description that says whether an output projection that is the embedding stays it where that is trained.
 const TIED_KEY: &str = "ensure_weight_tying";
+/// What to do with an adapter that is not computed here.
+const HINT: &str = "\n  hint: merge the adapter with peft (merge_and_unload) and use the result";
 /// An adapter_config.json larger than this is something else.
 const MAX_CONFIG_BYTES: u64 = 1 << 20;
 
@@ -63,7 +65,7 @@ pub fn is_adapter(folder: &Path) -> bool {
 /// # Errors
 /// [`Error::Io`] where the folder is there already or cannot be written, and whatever reading the base returns.
 pub fn save(folder: &Path, lora: &Lora, base: &BaseCheckpoint, base_path: &Path, parameters: &[Parameter]) -> Result<()> {
-    let whole: Vec<&str> = lora.modules_to_save.iter().map(|module| module.name()).collect();
+    let whole = &lora.modules_to_save;
     let alpha = if lora.lora_alpha.fract() == 0.0 { json!(lora.lora_alpha as i64) } else { json!(lora.lora_alpha) };
     let config = json!({
         "peft_type": "LORA",
@@ -127,9 +129,7 @@ fn parse(map: &Map<String, Value>) -> std::result::Result<Lora, String> {
     }
     for (key, harmless) in REFUSED {
         if let Some(value) = given(key).map(Value::to_string).filter(|value| !harmless.contains(&value.as_str())) {
-            return Err(format!(
-                "`{key}` is {value}, which treering does not compute\n  hint: merge the adapter with peft (merge_and_unload) and use the result"
-            ));
+            return Err(format!("`{key}` is {value}, which treering does not compute{HINT}"));
         }
     }
     let r = given("r").and_then(Value::as_u64).filter(|r| (1..=super::MAX_RANK as u64).contains(r));
@@ -159,16 +159,9 @@ fn target_modules(value: Option<&Value>) -> std::result::Result<Vec<Projection>,
         Some(Value::Array(list)) if !list.is_empty() => list,
         other => return Err(format!("`target_modules` is {}; a list of modules out of {} was expected", shown(other), known())),
     };
-    let mut modules = Vec::new();
-    for item in list {
-        let name = item.as_str().unwrap_or_default();
-        let projection = Projection::from_name(name)
-            .ok_or_else(|| format!("`target_modules` names {item}, for which treering has no adapters; it has them for {}", known()))?;
-        modules.push(projection);
-    }
-    modules.sort_unstable();
-    modules.dedup();
-    Ok(modules)
+    chosen(list, Projection::from_name, |item| {
+        format!("`target_modules` names {item}, for which treering has no adapters; it has them for {}", known())
+    })
 }
 
 fn modules_to_save(value: Option<&Value>) -> std::result::Result<Vec<Whole>, String> {
@@ -178,18 +171,21 @@ fn modules_to_save(value: Option<&Value>) -> std::result::Result<Vec<Whole>, Str
         Some(Value::Array(list)) => list,
         other => return Err(format!("`modules_to_save` is {}; a list of modules out of {} was expected", shown(other), known())),
     };
-    let mut modules = Vec::new();
-    for item in list {
-        // `peft` itself adds names with their path.
-        let name = item.as_str().unwrap_or_default();
-        let module = Whole::ALL.into_iter().find(|module| name.rsplit('.').next() == Some(module.name()));
-        modules.push(module.ok_or_else(|| {
-            format!(
-                "`modules_to_save` names {item}, which treering does not train whole beside adapters; it does {}\n  hint: merge the adapter with peft (merge_and_unload) and use the result",
-                known()
-            )
-        })?);
-    }
+    // `peft` itself adds names with their path.
+    let find = |name: &str| Whole::ALL.into_iter().find(|module| name.rsplit('.').next() == Some(module.name()));
+    chosen(list, find, |item| {
+        format!("`modules_to_save` names {item}, which treering does not train whole beside adapters; it does {}{HINT}", known())
+    })
+}
+
+/// The modules of a list, in their order and each once; `unknown` is the message about an item that is none.
+fn chosen<M: Ord>(
+    list: &[Value],
+    find: impl Fn(&str) -> Option<M>,
+    unknown: impl Fn(&Value) -> String,
+) -> std::result::Result<Vec<M>, String> {
+    let module = |item: &Value| find(item.as_str().unwrap_or_default()).ok_or_else(|| unknown(item));
+    let mut modules = list.iter().map(module).collect::<std::result::Result<Vec<M>, String>>()?;
     modules.sort_unstable();
     modules.dedup();
     Ok(modules)
@@ -209,8 +205,7 @@ pub fn load(folder: &Path, base: &BaseCheckpoint) -> Result<(Lora, Vec<Parameter
     let tied = base.config().tie_word_embeddings && !lora.modules_to_save.is_empty();
     if tied && !ensure_weight_tying {
         return Err(in_config(format!(
-            "`modules_to_save` is set without `{TIED_KEY}`, so that embed_tokens and lm_head, which are one in {}, were trained apart; that is not kept here\n  \
-             hint: merge the adapter with peft (merge_and_unload) and use the result",
+            "`modules_to_save` is set without `{TIED_KEY}`, so that embed_tokens and lm_head, which are one in {}, were trained apart; that is not kept here{HINT}",
             base.path().display()
         )));
     }
@@ -254,7 +249,8 @@ pub fn load(folder: &Path, base: &BaseCheckpoint) -> Result<(Lora, Vec<Parameter
     let second = format!("{PREFIX}{}", names::weight(names::LM_HEAD));
     if tied && shapes.remove(second.as_str()).is_some() {
         let first = parameters.iter().find(|p| p.name == names::weight(names::EMBED_TOKENS));
-        if first.is_none_or(|first| tensors.read(&second).is_ok_and(|second| second != first.value)) {
+        let second_value = tensors.read(&second)?;
+        if first.is_none_or(|first| second_value != first.value) {
             return Err(Error::file(&path, format!("`{second}` is not the embedding, to which {CONFIG_FILE} ties it")));
         }
     }

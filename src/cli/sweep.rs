@@ -168,7 +168,7 @@ fn sweep(args: &Args, stop: &AtomicBool, display: &mut Display) -> Result<(Findi
 /// The head or router whose numbers are compared.
 fn speaker(args: &Args, recipe: &Recipe) -> Result<String> {
     let Some(of) = &args.of else { return Ok(own_speaker(recipe)) };
-    let heads: &[&str] = if recipe.method.kind.widens() || recipe.is_pair() { &["preservation", "adaptation"] } else { &["base"] };
+    let heads: &[&str] = if recipe.has_two_heads() { &["preservation", "adaptation"] } else { &["base"] };
     let known: Vec<String> = heads.iter().map(|head| (*head).to_owned()).chain(recipe.routers.iter().map(ToString::to_string)).collect();
     if known.contains(of) {
         return Ok(of.clone());

@@ -299,16 +299,13 @@ impl Model {
         sequence: &Arc<Sequence>,
         mut cache: Option<&mut Cache>,
     ) -> (Option<Var>, Streams) {
-        let (mut streams, mut fork) = (self.embed(tape, tokens), self.fork_layer());
+        let joined = self.beside.as_ref().filter(|beside| beside.joined);
+        let (mut streams, fork) = (self.embed(tape, tokens), if joined.is_some() { 0 } else { self.fork_layer() });
         let mut sequences = StreamSequences::same(sequence);
-        if let Some(Beside { base, joined: true }) = &self.beside {
-            let of_base = base.embed(tape, tokens);
-            streams[0] = tape.one_after_another(&of_base[0], &streams[0]);
-            (fork, sequences.base) = (0, Arc::new(sequence.twice()));
-        }
         for index in 0..self.layers.len() {
-            if index == fork && self.beside.is_none() {
-                streams[0] = tape.one_after_another(&streams[0], &streams[0]);
+            if index == fork {
+                let preserved = joined.map_or_else(|| streams[0].clone(), |beside| beside.base.embed(tape, tokens).swap_remove(0));
+                streams[0] = tape.one_after_another(&preserved, &streams[0]);
                 sequences.base = Arc::new(sequence.twice());
             }
             let slots = cache.as_mut().map(|c| c.slots(index, index >= fork));

@@ -241,6 +241,11 @@ impl Recipe {
         !self.method.kind.widens() && !self.routers.is_empty()
     }
 
+    /// Whether a preservation and an adaptation head are measured: of a widened model, and of a [pair](Recipe::is_pair).
+    pub fn has_two_heads(&self) -> bool {
+        self.method.kind.widens() || self.is_pair()
+    }
+
     /// The router that speaks for what was trained unless told otherwise: that of `scale-route` and of a [pair](Recipe::is_pair). Under the other methods
     /// the adaptation head speaks, and routers are measured beside it.
     pub fn own_router(&self) -> Option<Router> {

@@ -96,7 +96,9 @@ fn read(table: Table, folder: &Path) -> Result<Recipe> {
     if kind.adapts() {
         check_low_rank_rates(&train.learning_rates, method.r.unwrap_or(kind.default_rank()))?;
     }
-    check_whole_rate(&train.learning_rates, method.lora.as_ref())?;
+    if let Some(lora) = &method.lora {
+        check_whole_rate(&train.learning_rates, lora)?;
+    }
     let eval = read_eval(eval, &data, &train, folder)?;
     let routers = read_route(route, kind)?;
     Ok(Recipe { model, method, data, train, eval, routers })
@@ -339,22 +341,21 @@ fn check_blocks<'a>(method: MethodKind, blocks: impl Iterator<Item = &'a Block>)
 
 /// Refuses rates of low-rank parts that there are not.
 pub(super) fn check_low_rank_rates(rates: &LearningRates, r: usize) -> Result<()> {
-    match rates.by_block.keys().find(|block| r == 0 && matches!(block, Block::LoraA | Block::LoraB)) {
-        Some(block) => Err(Error::usage(format!(
-            "train.learning_rates.{block}: nothing of this block is trained\n  hint: method.r = 16 adds it beside expansion_to_base"
-        ))),
-        None => Ok(()),
-    }
+    let blocks: &[Block] = if r == 0 { &[Block::LoraA, Block::LoraB] } else { &[] };
+    refuse_rates(rates, blocks, "method.r = 16 adds it beside expansion_to_base")
 }
 
 /// Refuses the rate of modules that are trained whole beside adapters where there are none.
-fn check_whole_rate(rates: &LearningRates, lora: Option<&Lora>) -> Result<()> {
-    match lora {
-        Some(lora) if lora.modules_to_save.is_empty() && rates.by_block.contains_key(&Block::Base) => Err(Error::usage(format!(
-            "train.learning_rates.{}: nothing of this block is trained\n  hint: method.modules_to_save = [\"embed_tokens\"] trains the embedding whole",
-            Block::Base
-        ))),
-        _ => Ok(()),
+fn check_whole_rate(rates: &LearningRates, lora: &Lora) -> Result<()> {
+    let blocks: &[Block] = if lora.modules_to_save.is_empty() { &[Block::Base] } else { &[] };
+    refuse_rates(rates, blocks, "method.modules_to_save = [\"embed_tokens\"] trains the embedding whole")
+}
+
+/// Refuses rates of blocks of which nothing is trained.
+fn refuse_rates(rates: &LearningRates, blocks: &[Block], hint: &str) -> Result<()> {
+    match rates.by_block.keys().find(|block| blocks.contains(block)) {
+        Some(block) => Err(Error::usage(format!("train.learning_rates.{block}: nothing of this block is trained\n  hint: {hint}"))),
+        None => Ok(()),
     }
 }
 

@@ -32,7 +32,7 @@ use crate::report::comparison::{HeadPerplexity, Run};
 pub fn own_speaker(recipe: &Recipe) -> String {
     match recipe.own_router() {
         Some(router) => router.to_string(),
-        None if recipe.method.kind.widens() => "adaptation".into(),
+        None if recipe.has_two_heads() => "adaptation".into(),
         None => "base".into(),
     }
 }

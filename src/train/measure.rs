@@ -54,7 +54,7 @@ impl Suite {
         }
         let eval = &recipe.eval;
         // A widened model carries its base with it, and a pair has it beside.
-        let needs_base = eval.representation && !recipe.method.kind.widens() && !recipe.is_pair() && !corpora.is_empty();
+        let needs_base = eval.representation && !recipe.has_two_heads() && !corpora.is_empty();
         let base = if needs_base { Some(Model::from_base(checkpoint, recipe.model.dtype, false)?) } else { None };
         let windows = WindowConfig { window: eval.window, stride: eval.stride, batch_size: eval.batch_size, bos };
         let tasks = match &eval.suite {

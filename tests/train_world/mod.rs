@@ -3,7 +3,7 @@
 // Each test binary uses its part.
 #![allow(dead_code)]
 
-use std::collections::HashMap;
+use std::collections::{BTreeMap, HashMap};
 use std::fs;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Output, Stdio};
@@ -156,6 +156,16 @@ impl World {
     /// Writes a base whose output projection overflows.
     pub fn broken_base(&self, name: &str) {
         base(1, 1e38).save_hf(&self.path(name), Dtype::F32).unwrap();
+    }
+
+    /// Names and numbers of a run's last measurement.
+    pub fn last_evaluation(&self, run: &str) -> BTreeMap<String, f64> {
+        let records = metrics::read(self.path(run).join(METRICS_FILE)).unwrap();
+        let last = records.into_iter().rev().find_map(|record| match record {
+            Record::Eval(record) => Some(record.values),
+            Record::Train(_) => None,
+        });
+        last.unwrap().into_iter().map(|(name, value)| (name, value.unwrap())).collect()
     }
 }
 
