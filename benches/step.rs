@@ -106,6 +106,7 @@ fn main() -> Result<(), Box<dyn std::error::Error>> {
         batch_size: args.batch,
         sequence_length: args.length,
         recompute: false,
+        pair: false,
     };
     let flops = Plan::new(&request)?.flops_per_token;
     let flops_per_token = if args.mode.only_reads() { flops.forward.total() } else { flops.total };

@@ -92,7 +92,9 @@ fn batch() -> Batch {
 fn plan(rings: &[Growth], method: &Method, precision: Precision, recompute: bool) -> Flops {
     let config = config();
     let (batch_size, sequence_length) = (WINDOWS, LENGTH);
-    Plan::new(&Request { config: &config, rings, method, precision, batch_size, sequence_length, recompute }).unwrap().flops_per_token
+    Plan::new(&Request { config: &config, rings, method, precision, batch_size, sequence_length, recompute, pair: false })
+        .unwrap()
+        .flops_per_token
 }
 
 /// Products agree exactly; tiles of attention compute more than is seen, but not by much.

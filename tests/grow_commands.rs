@@ -250,4 +250,16 @@ fn plan_takes_everything_from_a_recipe() {
     same["model"] = plan["model"].clone();
     assert_eq!(plan, same);
     assert!(Path::new(plan["model"].as_str().unwrap()).is_absolute());
+    let of = |set: &[&str]| place.json(&with(&["plan", "recipe.toml", "--no-speed", "--json"], set));
+    let route = of(&["--set", "method.kind=scale-route"]);
+    assert_eq!((&route["method"], &route["pair"]), (&"scale-route".into(), &Value::Null));
+    // A router over a plain model keeps its base beside it.
+    let of_full = recipe.replace("\"scale-adapt\"", "\"full\"");
+    let widening = ["hidden_size", "intermediate_size", "num_", "preserved_layers", "modules"];
+    let kept = of_full.lines().filter(|line| !widening.iter().any(|key| line.trim().starts_with(key)));
+    std::fs::write(place.path("recipe.toml"), kept.collect::<Vec<_>>().join("\n")).unwrap();
+    let (alone, pair) = (of(&[]), of(&["--set", "route.router=bayes"]));
+    let frozen = |plan: &Value| plan["memory_bytes"]["frozen_weights"].as_u64().unwrap();
+    assert_eq!(frozen(&pair), frozen(&alone) + 4 * alone["trained_parameters"].as_u64().unwrap(), "in f32");
+    assert_eq!((&pair["method"], &pair["pair"]), (&"full".into(), &true.into()));
 }

@@ -227,6 +227,21 @@ fn a_changed_base_or_recipe_or_corpus_is_refused() {
 }
 
 #[test]
+fn a_run_goes_on_where_its_corpora_have_moved_to() {
+    let world = World::new();
+    world.recipe("scale-preserve", "");
+    world.train_here("scale-preserve", "whole", &[], Start::New, &mut never).unwrap();
+    world.train_here("scale-preserve", "cut", &[], Start::New, &mut |event| matches!(event, Event::Step(_))).unwrap_err();
+    fs::create_dir(world.path("elsewhere")).unwrap();
+    fs::rename(world.path("new.jsonl"), world.path("elsewhere/newer.jsonl")).unwrap();
+    assert!(failed(&world.train("scale-preserve", "cut", &["--resume"]), 1).contains("new.jsonl"));
+    succeeded(&world.train("scale-preserve", "cut", &["--resume", "--set", "data.train=elsewhere/newer.jsonl"]));
+    assert!(deterministic(&world.path("whole")) == deterministic(&world.path("cut")));
+    // From here on the run's own recipe names the new place.
+    assert!(fs::read_to_string(world.path("cut/recipe.toml")).unwrap().contains("elsewhere/newer.jsonl"));
+}
+
+#[test]
 fn two_processes_never_train_in_one_folder() {
     let world = World::new();
     world.recipe("scale-preserve", "");

@@ -10,7 +10,7 @@ use super::stage::Stage;
 use crate::checkpoint::Config;
 use crate::error::Result;
 use crate::grow::Growth;
-use crate::grow::plan::{Plan, Products, Request};
+use crate::grow::plan::{Plan, Products};
 use crate::recipe::{MethodKind, Recipe};
 use crate::tokenizer::Tokenizer;
 use crate::train::foundation::Foundation;
@@ -66,15 +66,7 @@ pub fn plan(setup: &Setup, methods: &[MethodKind], tasks: u64, set: &[String], p
         Foundation::check_method(base, inner.len(), &method)?;
         let length = recipe.data.stream.sequence_length;
         let batch_size = recipe.train.batch_size;
-        let plan = Plan::new(&Request {
-            config: base,
-            rings: inner,
-            method: &method,
-            precision: recipe.model.dtype,
-            batch_size,
-            sequence_length: length,
-            recompute: recipe.train.recompute,
-        })?;
+        let plan = Plan::new(&recipe.request(base, inner, &method))?;
         let steps = recipe.train.schedule.steps;
         let tokens = steps.saturating_mul((batch_size * length * recipe.train.gradient_accumulation) as u64);
         let times = steps.checked_div(recipe.eval.every_steps).unwrap_or(0) + u64::from(recipe.eval.at_start);

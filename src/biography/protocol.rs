@@ -176,11 +176,20 @@ impl Protocol {
             (_, MethodKind::LlamaPro) => 2e-3,
             (_, _) => 3e-3,
         };
-        // The figures of docs/biography.md are of a tenth for every method; Route's default is another.
-        let blocks =
-            if trained == MethodKind::ScaleRoute { format!("expansion_to_base = {:e}\n", learning_rate / 10.0) } else { String::new() };
+        let blocks = if trained == MethodKind::ScaleRoute {
+            format!("expansion_to_base = {:e}\n", expansion_to_base_rate(learning_rate))
+        } else {
+            String::new()
+        };
         MethodSettings { kind: trained, method, blocks, learning_rate }
     }
+}
+
+/// What W12 learns at under `scale-route` where everything else learns at `learning_rate`.
+///
+/// The figures of docs/biography.md are of a tenth for every method; Route's default is [another](MethodKind::expansion_to_base_rate).
+pub(super) fn expansion_to_base_rate(learning_rate: f64) -> f64 {
+    learning_rate / 10.0
 }
 
 /// What a recipe says of a method.

@@ -5,7 +5,7 @@ use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicBool, Ordering};
 
 use super::ask::Asked;
-use super::protocol::{Protocol, Setup};
+use super::protocol::{Protocol, Setup, expansion_to_base_rate};
 use super::routers::RouterAnswers;
 use super::stage::Stage;
 use super::world::World;
@@ -13,6 +13,7 @@ use crate::baseline::Method;
 use crate::checkpoint::{Dtype, atomic};
 use crate::error::{Error, IoContext, Result};
 use crate::export;
+use crate::model::Block;
 use crate::recipe::{MethodKind, Recipe};
 use crate::train::metrics::{self, METRICS_FILE, Record};
 use crate::train::session::{self, Event, Start};
@@ -156,7 +157,7 @@ impl Benchmark {
         }
         let foundation = Foundation::open(&recipe.model.path)?;
         let recipe = recipe.clone().resolve(foundation.base.config())?;
-        started.check_resumable(&recipe, done).map_err(|error| match error {
+        started.check_finished(&recipe, done).map_err(|error| match error {
             Error::Usage(message) => Error::Usage(format!("{}: {message}", stage.name())),
             other => other,
         })?;
@@ -176,13 +177,23 @@ impl Benchmark {
     }
 }
 
-/// The changes of `set` that concern a stage, as a recipe takes them.
+/// The changes of `set` that concern a stage, as a recipe takes them. W12, whose rate the recipe of `scale-route` names, keeps its part of one that is
+/// changed for the whole stage, as it does under `scale-adapt`, unless a change names its rate too.
 pub(super) fn changes(set: &[String], stage: Stage) -> Vec<String> {
     let concerns = |change: &String| match split(change) {
         (None, change) => Some(change.to_owned()),
         (Some(group), change) => (group == stage.group() || group == stage.name()).then(|| change.to_owned()),
     };
-    set.iter().filter_map(concerns).collect()
+    let mut changes: Vec<String> = set.iter().filter_map(concerns).collect();
+    let value = |wanted: &str| changes.iter().rev().find_map(|change| change.split_once('=').filter(|(key, _)| key.trim() == wanted));
+    let own = format!("train.learning_rates.{}", Block::ExpansionToBase);
+    let named = ["train.learning_rates", &own].into_iter().any(|key| value(key).is_some());
+    if let (Stage::Task(MethodKind::ScaleRoute, 1), false) = (stage, named)
+        && let Some(rate) = value("train.learning_rate").and_then(|(_, rate)| rate.trim().parse().ok())
+    {
+        changes.push(format!("{own}={:e}", expansion_to_base_rate(rate)));
+    }
+    changes
 }
 
 /// `GROUP:key=value` in its two parts. A key has no colon, a value may.
@@ -191,5 +202,37 @@ fn split(change: &str) -> (Option<&str>, &str) {
     match key.find(':') {
         Some(at) => (Some(&change[..at]), &change[at + 1..]),
         None => (None, change),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::protocol::Size;
+    use super::*;
+
+    #[test]
+    fn a_rate_for_a_stage_moves_w12_too_unless_it_has_its_own() {
+        let setup = Setup::new(Size::Quickstart);
+        let protocol = setup.protocol(2).unwrap();
+        let rates = |set: &[&str], stage: Stage| {
+            let set: Vec<String> = set.iter().map(|&change| change.to_owned()).collect();
+            let recipe = Recipe::parse(&stage.recipe(&setup, &protocol, 77), Path::new("/"), &changes(&set, stage)).unwrap();
+            let rates = &recipe.train.learning_rates;
+            // A tenth is not a binary number.
+            (rates.learning_rate, (rates.of(Block::ExpansionToBase) * 1e12).round() / 1e12)
+        };
+        let (route, second) = (Stage::Task(MethodKind::ScaleRoute, 1), Stage::Task(MethodKind::ScaleRoute, 2));
+        assert_eq!(rates(&[], route), (3e-3, 3e-4));
+        assert_eq!(rates(&["scale-route:train.learning_rate=1e-3"], route), (1e-3, 1e-4));
+        assert_eq!(
+            rates(&["scale-route-task-1:train.learning_rate = 1e-3", "train.learning_rate=2e-3"], route),
+            (2e-3, 2e-4),
+            "the last one counts"
+        );
+        assert_eq!(rates(&["scale-route:train.learning_rate=1e-3", "train.learning_rates.expansion_to_base=5e-4"], route), (1e-3, 5e-4));
+        assert_eq!(rates(&["scale-adapt:train.learning_rate=1e-3"], route), (3e-3, 3e-4), "another method's");
+        // What is further out has no W12, and a rate for it would be refused.
+        assert_eq!(rates(&["scale-route:train.learning_rate=1e-3"], second).0, 1e-3);
+        assert_eq!(rates(&["scale-adapt:train.learning_rate=1e-3"], Stage::Task(MethodKind::ScaleAdapt, 1)), (1e-3, 1e-4));
     }
 }

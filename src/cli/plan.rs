@@ -65,7 +65,7 @@ struct Report<'a> {
 pub fn run(args: Args) -> Result<()> {
     let is_recipe = args.path.extension().is_some_and(|e| e.eq_ignore_ascii_case("toml"));
     let given = if is_recipe { from_recipe(&args)? } else { from_model(&args)? };
-    let plan = Plan::new(&Request {
+    let mut plan = Plan::new(&Request {
         config: &given.config,
         rings: &given.rings,
         method: &given.method,
@@ -73,7 +73,10 @@ pub fn run(args: Args) -> Result<()> {
         batch_size: given.batch_size,
         sequence_length: given.sequence_length,
         recompute: given.recompute,
+        pair: given.pair,
     })?;
+    // Sizes and placement alone cannot tell `scale-route` from `scale-adapt`.
+    plan.method = given.kind.map_or(plan.method, MethodKind::as_str);
     let speed = (!args.no_speed).then(|| Speed::estimate(&plan, Products::measure(given.precision)));
     let report = Report { model: &given.model, plan, speed };
     super::print(if args.json { json(&report)? } else { text(&report, &given.config) })
@@ -89,6 +92,9 @@ struct Given {
     batch_size: usize,
     sequence_length: usize,
     recompute: bool,
+    /// The method's name, where it was given one.
+    kind: Option<MethodKind>,
+    pair: bool,
 }
 
 fn from_recipe(args: &Args) -> Result<Given> {
@@ -107,15 +113,18 @@ fn from_recipe(args: &Args) -> Result<Given> {
     let (config, rings) = read_config(&recipe.model.path)?;
     let method = recipe.method(&config)?;
     Foundation::check_method(&config, rings.len(), &method)?;
+    let request = recipe.request(&config, &rings, &method);
     Ok(Given {
-        method,
+        precision: request.precision,
+        batch_size: request.batch_size,
+        sequence_length: request.sequence_length,
+        recompute: request.recompute,
+        kind: Some(recipe.method.kind),
+        pair: request.pair,
         model: recipe.model.path,
         config,
         rings,
-        precision: recipe.model.dtype,
-        batch_size: recipe.train.batch_size,
-        sequence_length: recipe.data.stream.sequence_length,
-        recompute: recipe.train.recompute,
+        method,
     })
 }
 
@@ -124,14 +133,14 @@ fn from_model(args: &Args) -> Result<Given> {
         return Err(Error::usage(format!("--set changes a recipe, and {} is none", args.path.display())));
     }
     let (config, rings) = read_config(&args.path)?;
-    let method = match &args.method {
+    let kind = match &args.method {
         None => None,
         Some(name) => Some(MethodKind::ALL.into_iter().find(|(n, _)| n == name).map(|(_, kind)| kind).ok_or_else(|| {
             let names = MethodKind::ALL.map(|(name, _)| name);
             Error::usage(format!("--method: `{name}` is not one of {}", names.join(", ")))
         })?),
     };
-    let method = match (method, method.and_then(|kind| baseline(kind, &config))) {
+    let method = match (kind, kind.and_then(|kind| baseline(kind, &config))) {
         (Some(kind), Some(_)) if args.growth.is_given() => {
             let name = kind.as_str();
             return Err(Error::usage(format!(
@@ -163,6 +172,8 @@ fn from_model(args: &Args) -> Result<Given> {
         batch_size: args.batch_size.unwrap_or(4),
         sequence_length: args.sequence_length.unwrap_or(256),
         recompute: args.recompute,
+        kind,
+        pair: false,
     })
 }
 
@@ -192,6 +203,7 @@ fn text(report: &Report<'_>, config: &Config) -> String {
     rows.extend(plan.growth.iter().flat_map(|growth| describe(growth, config)));
     rows.extend(plan.baseline.iter().map(|baseline| describe_baseline(baseline, config)));
     let precision = if plan.dtype == Precision::Bf16 { "bf16 products, f32 sums and trained weights" } else { "f32" };
+    rows.extend(plan.pair.then(|| ("router", "the base stands beside what is trained".to_string())));
     rows.push(("arithmetic", precision.into()));
     let recompute = if plan.recompute { ", layers run again in the backward pass" } else { "" };
     rows.push(("batch", format!("{} × {} tokens{recompute}", plan.batch_size, plan.sequence_length)));

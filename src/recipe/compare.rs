@@ -30,11 +30,26 @@ const FREE: [&str; 14] = [
 
 impl Recipe {
     /// Checks that a run that took `steps` steps under `self` may go on under `other` as if it had been started with it:
-    /// method, data, rates and optimizer are the same, and the schedule was the same so far.
+    /// method, data, rates and optimizer are the same, and the schedule was the same so far. Where the corpora lie is free:
+    /// a saved position compares what is read from them.
     ///
     /// # Errors
     /// [`Error::Usage`] listing every key that differs, with both values.
     pub fn check_resumable(&self, other: &Self, steps: u64) -> Result<()> {
+        let without_paths = |recipe: &Self| {
+            let mut recipe = recipe.clone();
+            recipe.data.stream.train.iter_mut().for_each(|source| source.path.clear());
+            recipe
+        };
+        without_paths(self).check_finished(&without_paths(other), steps)
+    }
+
+    /// Checks that a run that ended after `steps` steps under `self` is what `other` asks for: as [`Recipe::check_resumable`], and the same corpora
+    /// by path, since nothing is read of them again.
+    ///
+    /// # Errors
+    /// [`Error::Usage`] listing every key that differs, with both values.
+    pub fn check_finished(&self, other: &Self, steps: u64) -> Result<()> {
         let mut differences: Vec<String> = Vec::new();
         let (ours, theirs) = (fixed(self), fixed(&other.clone().settled(self.method.sink_layers)));
         for (key, value) in &ours {
@@ -59,7 +74,7 @@ impl Recipe {
         )))
     }
 
-    /// A hash of everything that [`Recipe::check_resumable`] compares key by key.
+    /// A hash of everything that [`Recipe::check_finished`] compares key by key.
     pub fn fingerprint(&self) -> String {
         let mut hash = Sha256::new();
         for (key, value) in fixed(self) {

@@ -21,6 +21,7 @@ use crate::checkpoint::Config;
 use crate::data::{HeldOutConfig, StreamConfig};
 use crate::error::{Error, Result};
 use crate::eval::suite::{Bos, Selection};
+use crate::grow::plan::Request;
 use crate::grow::{Growth, Sizes};
 use crate::hub;
 use crate::model::Precision;
@@ -250,6 +251,20 @@ impl Recipe {
     /// the adaptation head speaks, and routers are measured beside it.
     pub fn own_router(&self) -> Option<Router> {
         self.routers.first().copied().filter(|_| self.method.kind == MethodKind::ScaleRoute || self.is_pair())
+    }
+
+    /// What is to be planned for this recipe on a base of `config` with `rings` around it; `method` is what [`Recipe::method`] makes of that base.
+    pub fn request<'a>(&self, config: &'a Config, rings: &'a [Growth], method: &'a Method) -> Request<'a> {
+        Request {
+            config,
+            rings,
+            method,
+            precision: self.model.dtype,
+            batch_size: self.train.batch_size,
+            sequence_length: self.data.stream.sequence_length,
+            recompute: self.train.recompute,
+            pair: self.is_pair(),
+        }
     }
 
     /// What this recipe trains on a base of `config`.

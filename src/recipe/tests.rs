@@ -339,6 +339,12 @@ fn a_run_may_go_on_only_under_what_gave_the_same_numbers_so_far() {
     let go_on = |assignments: &[&str]| started.check_resumable(&set(LONG, assignments).unwrap(), 100);
     go_on(&["eval.every_steps=7", "train.keep_checkpoints=1", "train.threads=1", "data.learn=[]", "model.path=moved"]).unwrap();
     go_on(&["train.steps=1000"]).unwrap();
+    // What is read is compared by content, elsewhere, and what is finished reads nothing.
+    let moved = ["data.train=['/moved/*.jsonl', {path='moved', weight=2, text_field='body'}]"];
+    go_on(&moved).unwrap();
+    let text = started.check_finished(&set(LONG, &moved).unwrap(), 100).unwrap_err().to_string();
+    assert!(text.contains("data.train: the run has") && text.contains("/home/r/a/*.jsonl"), "{text}");
+    assert!(go_on(&["data.train=['a/*.jsonl', {path='/b', weight=3, text_field='body'}]"]).unwrap_err().to_string().contains("data.train"));
     for (assignment, part) in [
         ("train.learning_rate=1e-4", "train.learning_rate: the run has 0.001, the recipe 0.0001"),
         ("train.seed=4", "train.seed"),

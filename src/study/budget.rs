@@ -1,7 +1,7 @@
 //! A recipe cut or stretched to a number of steps.
 
 use crate::error::{Error, Result};
-use crate::grow::plan::{Plan, Products, Request, Speed};
+use crate::grow::plan::{Plan, Products, Speed};
 use crate::recipe::Recipe;
 use crate::train::foundation::outline;
 use crate::train::schedule::{Schedule, ScheduleKind};
@@ -49,15 +49,7 @@ pub fn tokens_per_step(recipe: &Recipe) -> u64 {
 /// Whatever opening the base or planning returns.
 pub fn steps_in(recipe: &Recipe, minutes: f64) -> Result<u64> {
     let (config, rings) = outline(&recipe.model.path)?;
-    let plan = Plan::new(&Request {
-        config: &config,
-        rings: &rings,
-        method: &recipe.method(&config)?,
-        precision: recipe.model.dtype,
-        batch_size: recipe.train.batch_size,
-        sequence_length: recipe.data.stream.sequence_length,
-        recompute: recipe.train.recompute,
-    })?;
+    let plan = Plan::new(&recipe.request(&config, &rings, &recipe.method(&config)?))?;
     let speed = Speed::estimate(&plan, Products::measure(recipe.model.dtype)).tokens_per_second;
     Ok(((minutes * 60.0 * speed / tokens_per_step(recipe) as f64) as u64).max(1))
 }

@@ -107,7 +107,7 @@ fn ending(folder: &Path, recipe: &Recipe, foundation: &Foundation) -> Result<Opt
         if planned != asked {
             return Err(other_steps());
         }
-        started.check_resumable(recipe, done).map_err(|error| named(&folder.display().to_string(), error))?;
+        started.check_finished(recipe, done).map_err(|error| named(&folder.display().to_string(), error))?;
         let text = fs::read(&failure).at(&failure)?;
         let ending = serde_json::from_slice(&text).map_err(|error| Error::file(&failure, format!("no ending of a run: {error}")))?;
         return Ok(Some(ending));
@@ -120,7 +120,7 @@ fn ending(folder: &Path, recipe: &Recipe, foundation: &Foundation) -> Result<Opt
     if planned != asked {
         return Err(other_steps());
     }
-    started.check_resumable(recipe, done).map_err(|error| named(&folder.display().to_string(), error))?;
+    started.check_finished(recipe, done).map_err(|error| named(&folder.display().to_string(), error))?;
     let measured = |r: &Recipe| (r.data.learn.clone(), r.data.forget.clone(), r.eval.window, r.eval.stride, r.routers.clone());
     if measured(&started) != measured(recipe) {
         return Err(refuse(

@@ -19,7 +19,7 @@ const PROGRAM_BYTES: u64 = 32 << 20;
 /// Bytes by kind.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
 pub struct Memory {
-    /// Weights that never change, packed for the products.
+    /// Weights that never change, packed for the products; what two models have in common once.
     pub frozen_weights: u64,
     /// Trained weights, f32.
     pub trained_weights: u64,
@@ -43,7 +43,9 @@ impl Memory {
         let product = product_bytes(request.precision);
         // The embeddings of rings within are looked up and stay f32.
         let tables: u64 = request.rings.iter().map(|ring| (request.config.vocab_size * ring.sizes.hidden_size) as u64).sum();
-        let frozen_weights = frozen * product + tables * (F32 - product);
+        // Of the base beside what is trained, what that has not left as it was.
+        let beside = if request.pair { request.config.parameter_count().saturating_sub(frozen) } else { 0 };
+        let frozen_weights = (frozen + beside) * product + tables * (F32 - product);
         let kept = |layer: &Layer| layer.streams().map(|s| kept_bytes(s, product)).sum::<u64>();
         let widths: u64 = layers.first().map_or(0, |layer| layer.streams().map(|s| s.hidden).sum());
         let activations = tokens

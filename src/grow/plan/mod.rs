@@ -40,6 +40,8 @@ pub struct Request<'a> {
     pub sequence_length: usize,
     /// Whether the backward pass runs layers again rather than keeping what they computed.
     pub recompute: bool,
+    /// Whether the base stands beside a plain model that is trained from it, so that a router can choose between the two.
+    pub pair: bool,
 }
 
 impl Request<'_> {
@@ -91,6 +93,9 @@ pub struct Plan {
     pub sequence_length: usize,
     /// Whether layers are run again in the backward pass.
     pub recompute: bool,
+    /// Whether the base stands beside what is trained, for a router; absent where it does not.
+    #[serde(skip_serializing_if = "std::ops::Not::not")]
+    pub pair: bool,
     /// Parameters by block, only blocks that have any.
     pub blocks: Vec<BlockCount>,
     /// All parameters that never change.
@@ -142,6 +147,7 @@ impl Plan {
             batch_size,
             sequence_length,
             recompute: request.recompute,
+            pair: request.pair,
             frozen_parameters: frozen,
             trained_parameters: trained,
             memory_bytes: Memory::estimate(request, &flow, frozen, trained),

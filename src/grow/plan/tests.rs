@@ -22,7 +22,8 @@ fn plan(growth: Option<&Growth>, precision: Precision, recompute: bool) -> Plan 
 }
 
 fn plan_of(method: &Method, precision: Precision, recompute: bool) -> Plan {
-    Plan::new(&Request { config: &smol(), rings: &[], method, precision, batch_size: 4, sequence_length: 256, recompute }).unwrap()
+    Plan::new(&Request { config: &smol(), rings: &[], method, precision, batch_size: 4, sequence_length: 256, recompute, pair: false })
+        .unwrap()
 }
 
 fn trained(plan: &Plan, block: Block) -> u64 {
@@ -138,6 +139,7 @@ fn a_further_ring_counts_the_rings_within_as_frozen_and_reads_them() {
             batch_size,
             sequence_length,
             recompute: false,
+            pair: false,
         })
     };
     let (one, second, third) = (of(&[], &first).unwrap(), of(&rings[..1], &ring).unwrap(), of(&rings, &ring).unwrap());
@@ -155,7 +157,16 @@ fn a_further_ring_counts_the_rings_within_as_frozen_and_reads_them() {
     assert_eq!(third.flops_per_token.table, third.flops_per_token.forward.layers + third.flops_per_token.backward.layers);
     assert!(of(&rings, &first).unwrap_err().to_string().contains("ring 3 cannot train expansion_to_base"));
     let (method, precision) = (method(None), Precision::F32);
-    let full = Request { config: &config, rings: &rings, method: &method, precision, batch_size: 1, sequence_length: 8, recompute: false };
+    let full = Request {
+        config: &config,
+        rings: &rings,
+        method: &method,
+        precision,
+        batch_size: 1,
+        sequence_length: 8,
+        recompute: false,
+        pair: false,
+    };
     assert!(Plan::new(&full).unwrap_err().to_string().contains("`full` trains a plain model"));
 }
 
@@ -197,6 +208,7 @@ fn attention_grows_with_the_window_and_layers_do_not() {
             batch_size: 1,
             sequence_length,
             recompute: false,
+            pair: false,
         };
         Plan::new(&request).unwrap().flops_per_token
     };
@@ -211,7 +223,16 @@ fn attention_grows_with_the_window_and_layers_do_not() {
 #[test]
 fn a_sliding_window_and_further_norms_are_counted() {
     let of = |config: &Config, method: &Method, sequence_length| {
-        let request = Request { config, rings: &[], method, precision: Precision::F32, batch_size: 1, sequence_length, recompute: false };
+        let request = Request {
+            config,
+            rings: &[],
+            method,
+            precision: Precision::F32,
+            batch_size: 1,
+            sequence_length,
+            recompute: false,
+            pair: false,
+        };
         Plan::new(&request).unwrap()
     };
     let full = method(None);
@@ -250,6 +271,7 @@ fn an_empty_or_endless_batch_is_refused() {
             batch_size,
             sequence_length,
             recompute: false,
+            pair: false,
         };
         assert!(matches!(Plan::new(&request), Err(Error::Usage(_))), "{batch_size} × {sequence_length}");
     }
@@ -266,4 +288,35 @@ fn a_faster_machine_trains_more_tokens() {
     let tiles = Products::in_tiles(4_000.0, 400.0);
     assert!((tiles.gflops * tiles.efficiency / (400.0 * EFFICIENCY) - (100.0 / 7.0) / (37.0 / 7.0)).abs() < 1e-9, "{tiles:?}");
     assert!(Products::in_tiles(300.0, 400.0).efficiency == EFFICIENCY);
+}
+
+#[test]
+fn a_pair_holds_what_its_two_models_have_not_in_common() {
+    let config = smol();
+    let frozen = |baseline: &Baseline, pair| {
+        let method = Method::Baseline(baseline.clone());
+        let precision = Precision::Bf16;
+        let request = Request {
+            config: &config,
+            rings: &[],
+            method: &method,
+            precision,
+            batch_size: 4,
+            sequence_length: 256,
+            recompute: false,
+            pair,
+        };
+        let plan = Plan::new(&request).unwrap();
+        assert_eq!(plan.pair, pair);
+        plan.memory_bytes.frozen_weights
+    };
+    let embedding = 49_152 * 576 * 2;
+    let lora = Baseline::Lora(Lora::new(0));
+    let with_embedding = Baseline::Lora(Lora { modules_to_save: vec![Whole::EmbedTokens], ..Lora::new(0) });
+    let freeze = Baseline::Freeze(Freeze::new(&config));
+    let (pro, whole) = (Baseline::LlamaPro(LlamaPro::new(&config)), config.parameter_count() * 2);
+    for (baseline, more) in [(&lora, 0), (&pro, 0), (&with_embedding, embedding), (&Baseline::Full, whole)] {
+        assert_eq!(frozen(baseline, true), frozen(baseline, false) + more, "{}", baseline.as_str());
+    }
+    assert_eq!(frozen(&freeze, true), whole);
 }
