@@ -185,11 +185,11 @@ pub(super) fn changes(set: &[String], stage: Stage) -> Vec<String> {
         (Some(group), change) => (group == stage.group() || group == stage.name()).then(|| change.to_owned()),
     };
     let mut changes: Vec<String> = set.iter().filter_map(concerns).collect();
-    let value = |wanted: &str| changes.iter().rev().find_map(|change| change.split_once('=').filter(|(key, _)| key.trim() == wanted));
+    let assigned = || changes.iter().rev().filter_map(|change| change.split_once('=')).map(|(key, value)| (key.trim(), value.trim()));
     let own = format!("train.learning_rates.{}", Block::ExpansionToBase);
-    let named = ["train.learning_rates", &own].into_iter().any(|key| value(key).is_some());
-    if let (Stage::Task(MethodKind::ScaleRoute, 1), false) = (stage, named)
-        && let Some(rate) = value("train.learning_rate").and_then(|(_, rate)| rate.trim().parse().ok())
+    if stage == Stage::Task(MethodKind::ScaleRoute, 1)
+        && !assigned().any(|(key, _)| key == own || key == "train.learning_rates")
+        && let Some(rate) = assigned().find(|(key, _)| *key == "train.learning_rate").and_then(|(_, rate)| rate.parse().ok())
     {
         changes.push(format!("{own}={:e}", expansion_to_base_rate(rate)));
     }

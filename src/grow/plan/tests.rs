@@ -21,9 +21,14 @@ fn plan(growth: Option<&Growth>, precision: Precision, recompute: bool) -> Plan 
     plan_of(&method(growth), precision, recompute)
 }
 
+/// 4 × 256 tokens of a plain base, in bf16.
+fn request<'a>(config: &'a Config, method: &'a Method) -> Request<'a> {
+    let precision = Precision::Bf16;
+    Request { config, rings: &[], method, precision, batch_size: 4, sequence_length: 256, recompute: false, pair: false }
+}
+
 fn plan_of(method: &Method, precision: Precision, recompute: bool) -> Plan {
-    Plan::new(&Request { config: &smol(), rings: &[], method, precision, batch_size: 4, sequence_length: 256, recompute, pair: false })
-        .unwrap()
+    Plan::new(&Request { precision, recompute, ..request(&smol(), method) }).unwrap()
 }
 
 fn trained(plan: &Plan, block: Block) -> u64 {
@@ -130,17 +135,7 @@ fn a_further_ring_counts_the_rings_within_as_frozen_and_reads_them() {
     let rings = [first.clone(), ring.clone()];
     let of = |rings: &[Growth], growth: &Growth| {
         let method = method(Some(growth));
-        let (batch_size, sequence_length) = (4, 256);
-        Plan::new(&Request {
-            config: &config,
-            rings,
-            method: &method,
-            precision: Precision::Bf16,
-            batch_size,
-            sequence_length,
-            recompute: false,
-            pair: false,
-        })
+        Plan::new(&Request { rings, ..request(&config, &method) })
     };
     let (one, second, third) = (of(&[], &first).unwrap(), of(&rings[..1], &ring).unwrap(), of(&rings, &ring).unwrap());
     assert_eq!(second.frozen_parameters, one.frozen_parameters + one.trained_parameters);
@@ -156,17 +151,8 @@ fn a_further_ring_counts_the_rings_within_as_frozen_and_reads_them() {
     assert_eq!(third.flops_per_token.table, 2 * (N + matrices(&one) + matrices(&second)) + 4 * e21 + 6 * e22);
     assert_eq!(third.flops_per_token.table, third.flops_per_token.forward.layers + third.flops_per_token.backward.layers);
     assert!(of(&rings, &first).unwrap_err().to_string().contains("ring 3 cannot train expansion_to_base"));
-    let (method, precision) = (method(None), Precision::F32);
-    let full = Request {
-        config: &config,
-        rings: &rings,
-        method: &method,
-        precision,
-        batch_size: 1,
-        sequence_length: 8,
-        recompute: false,
-        pair: false,
-    };
+    let method = method(None);
+    let full = Request { rings: &rings, ..request(&config, &method) };
     assert!(Plan::new(&full).unwrap_err().to_string().contains("`full` trains a plain model"));
 }
 
@@ -200,17 +186,8 @@ fn attention_grows_with_the_window_and_layers_do_not() {
     let growth = growth(30, &[]);
     let config = smol();
     let at = |sequence_length| {
-        let request = Request {
-            config: &config,
-            rings: &[],
-            method: &Method::Expansion(growth.clone()),
-            precision: Precision::Bf16,
-            batch_size: 1,
-            sequence_length,
-            recompute: false,
-            pair: false,
-        };
-        Plan::new(&request).unwrap().flops_per_token
+        let method = Method::Expansion(growth.clone());
+        Plan::new(&Request { batch_size: 1, sequence_length, ..request(&config, &method) }).unwrap().flops_per_token
     };
     let (short, long) = (at(255), at(1023));
     assert_eq!(short.forward.attention * 4, long.forward.attention);
@@ -223,17 +200,7 @@ fn attention_grows_with_the_window_and_layers_do_not() {
 #[test]
 fn a_sliding_window_and_further_norms_are_counted() {
     let of = |config: &Config, method: &Method, sequence_length| {
-        let request = Request {
-            config,
-            rings: &[],
-            method,
-            precision: Precision::F32,
-            batch_size: 1,
-            sequence_length,
-            recompute: false,
-            pair: false,
-        };
-        Plan::new(&request).unwrap()
+        Plan::new(&Request { precision: Precision::F32, batch_size: 1, sequence_length, ..request(config, method) }).unwrap()
     };
     let full = method(None);
     // Of four tokens with a window of two the first sees one and the others two each.
@@ -263,16 +230,7 @@ fn an_empty_or_endless_batch_is_refused() {
     for (batch_size, sequence_length) in [(0, 1), (1, 0), (usize::MAX, 2), (1 << 20, 1 << 20)] {
         let config = smol();
         let method = method(None);
-        let request = Request {
-            config: &config,
-            rings: &[],
-            method: &method,
-            precision: Precision::F32,
-            batch_size,
-            sequence_length,
-            recompute: false,
-            pair: false,
-        };
+        let request = Request { precision: Precision::F32, batch_size, sequence_length, ..request(&config, &method) };
         assert!(matches!(Plan::new(&request), Err(Error::Usage(_))), "{batch_size} × {sequence_length}");
     }
 }
@@ -295,18 +253,7 @@ fn a_pair_holds_what_its_two_models_have_not_in_common() {
     let config = smol();
     let frozen = |baseline: &Baseline, pair| {
         let method = Method::Baseline(baseline.clone());
-        let precision = Precision::Bf16;
-        let request = Request {
-            config: &config,
-            rings: &[],
-            method: &method,
-            precision,
-            batch_size: 4,
-            sequence_length: 256,
-            recompute: false,
-            pair,
-        };
-        let plan = Plan::new(&request).unwrap();
+        let plan = Plan::new(&Request { pair, ..request(&config, &method) }).unwrap();
         assert_eq!(plan.pair, pair);
         plan.memory_bytes.frozen_weights
     };
