@@ -28,8 +28,14 @@ fn main() -> Result<(), Box<dyn std::error::Error>> {
             println!("  {name:<28} {m:>5} x {n:>5} x {k:>5} {rate:>8.1} GFLOP/s {:>5.0} %", 100.0 * rate / roof);
         };
         let layers = [("q_proj", 576, 576), ("k_proj", 192, 576), ("gate_proj", 1536, 576), ("down_proj", 576, 1536)];
-        let added =
-            [("W21 of gate_proj", 256, 576), ("W21 of down_proj", 64, 1536), ("W12 of o_proj", 576, 192), ("W22 of k_proj", 64, 64)];
+        let added = [
+            ("W21 of gate_proj", 256, 576),
+            ("W21 of down_proj", 64, 1536),
+            ("W12 of o_proj", 576, 192),
+            ("W22 of k_proj", 64, 64),
+            ("W21 of down_proj, 32 wide", 32, 1536),
+            ("lora_A of q_proj, r = 16", 16, 576),
+        ];
         for (name, out, inputs) in layers.into_iter().chain(added).chain([("lm_head", 8192, 576)]) {
             let (weight, x) = (values(out * inputs), values(TOKENS * inputs));
             let packed = Packed::from_weight(&weight, out, inputs, precision);
@@ -38,7 +44,9 @@ fn main() -> Result<(), Box<dyn std::error::Error>> {
             let seconds = best_seconds(|| gemm(TOKENS, out, inputs, left, Right::Packed(&packed), &mut y, out, false));
             report(name, TOKENS, out, inputs, seconds);
         }
-        for (name, out, inputs) in layers {
+        for (name, out, inputs) in
+            layers.into_iter().chain([("W12 of gate_proj, 32 wide", 1536, 32), ("lora_B of gate_proj, r = 16", 1536, 16)])
+        {
             let (dy, x) = (values(TOKENS * out), values(TOKENS * inputs));
             let mut dw = vec![0.0; out * inputs];
             let (left, right) = (Left::F32(View::rows(&dy, out).t()), Right::F32(View::rows(&x, inputs), precision));

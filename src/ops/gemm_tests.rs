@@ -157,32 +157,51 @@ fn packed_columns_are_the_weight_rows() {
     }
 }
 
-/// The AVX-512 tile: 6 rows, 64 columns, panels of f32 or of pairs, without AVX-512.
+/// The AVX-512 tiles, panels of 64 columns of which any number is there, f32 or pairs, without AVX-512.
 #[test]
 fn wide_tiles_index_their_operands_like_the_narrow_ones() {
-    let (m, n, k, width) = (11, 50, 30, 64);
-    let (a, b) = (values(m * k, 8), values(k * n, 9));
-    let mut panel = vec![0u32; width * k];
-    let mut c = vec![0.0; m * n];
-    pack_panel(View::rows(&b, n), 0, n, k, width, Precision::F32, &mut panel);
-    let lhs = Lhs::F32 { data: a.as_ptr(), stride: k };
-    let sweep = Sweep { lhs, rows: m, depth: k, panel: panel.as_ptr(), c: c.as_mut_ptr(), c_stride: n, columns: n, accumulate: false };
-    // SAFETY: all operands live and have the sizes named.
-    unsafe { sweep_portable_wide(&sweep) };
-    let expected = reference(m, n, k, &rounded(&a, Precision::F32), &rounded(&b, Precision::F32), &vec![0.0; m * n]);
-    assert!(c.iter().zip(&expected).all(|(o, e)| (f64::from(*o) - e).abs() < 1e-5));
+    let (k, width) = (30, 64);
+    for (m, n) in [(11, 50), (7, 64), (29, 16), (25, 9), (19, 32), (13, 20), (8, 48)] {
+        let (a, b) = (values(m * k, 8), values(k * n, 9));
+        let sweep = |precision: Precision, lhs: Lhs, depth: usize| {
+            let (mut panel, mut c) = (vec![0u32; width * k], vec![0.0; m * n]);
+            pack_panel(View::rows(&b, n), 0, n, k, width, precision, &mut panel);
+            let sweep = Sweep { lhs, rows: m, depth, panel: panel.as_ptr(), c: c.as_mut_ptr(), c_stride: n, columns: n, accumulate: false };
+            // SAFETY: all operands live and have the sizes named.
+            unsafe { sweep_portable_wide(&sweep) };
+            let expected = reference(m, n, k, &rounded(&a, precision), &rounded(&b, precision), &vec![0.0; m * n]);
+            assert!(c.iter().zip(&expected).all(|(o, e)| (f64::from(*o) - e).abs() < 1e-5), "{precision:?}, [{m}, {n}]");
+        };
+        sweep(Precision::F32, Lhs::F32 { data: a.as_ptr(), stride: k }, k);
+        let mut bits = vec![0u16; m * k];
+        round_to_bf16(&a, &mut bits);
+        let pairs: Vec<u32> = bits.chunks(2).map(|p| u32::from(p[0]) | (u32::from(p[1]) << 16)).collect();
+        sweep(Precision::Bf16, Lhs::Pairs { data: pairs.as_ptr(), stride: k / 2 }, k / 2);
+    }
+}
 
-    let mut bits = vec![0u16; m * k];
-    round_to_bf16(&a, &mut bits);
-    panel.fill(0);
-    pack_panel(View::rows(&b, n), 0, n, k, width, Precision::Bf16, &mut panel);
-    let pairs: Vec<u32> = bits.chunks(2).map(|p| u32::from(p[0]) | (u32::from(p[1]) << 16)).collect();
-    let lhs = Lhs::Pairs { data: pairs.as_ptr(), stride: k / 2 };
-    let sweep = Sweep { lhs, rows: m, depth: k / 2, panel: panel.as_ptr(), c: c.as_mut_ptr(), c_stride: n, columns: n, accumulate: false };
-    // SAFETY: as above.
-    unsafe { sweep_portable_wide(&sweep) };
-    let expected = reference(m, n, k, &rounded(&a, Precision::Bf16), &rounded(&b, Precision::Bf16), &vec![0.0; m * n]);
-    assert!(c.iter().zip(&expected).all(|(o, e)| (f64::from(*o) - e).abs() < 1e-5));
+/// Vectors of a panel that hold no column are left out, and tiles have more rows then: neither changes a bit.
+#[test]
+fn narrow_results_have_the_bits_of_wide_ones() {
+    each_isa(|isa| {
+        let (m, n, k) = (31, 64, 300);
+        let (a, b) = (values(m * k, 4), values(k * n, 5));
+        for precision in [Precision::F32, Precision::Bf16] {
+            let product = |m: usize, n_of: usize| {
+                let mut c = vec![0.0; m * n_of];
+                gemm(m, n_of, k, Left::F32(View::rows(&a, k)), Right::F32(View::rows(&b, n), precision), &mut c, n_of, false);
+                c
+            };
+            let whole = product(m, n);
+            for columns in [1, 15, 16, 17, 31, 32, 33, 48, 50] {
+                for rows in [1, 6, 12, 13, 17, 18, 24, 31] {
+                    let narrow = product(rows, columns);
+                    let same = narrow.chunks(columns).zip(whole.chunks(n)).all(|(narrow, whole)| narrow == &whole[..columns]);
+                    assert!(same, "{isa:?}, {precision:?}: {rows} rows, {columns} columns");
+                }
+            }
+        }
+    });
 }
 
 /// What is asked of the tile unit, without one: whole and single tiles of rows, whole, single and partial ones of columns, one part and several.

@@ -8,7 +8,7 @@
 
 use super::isa::Isa;
 
-/// Rows of a register tile.
+/// Rows of a register tile; of one that is at most two vectors wide twice as many.
 pub(super) const TILE_ROWS: usize = 6;
 
 /// The left operand of a sweep.
@@ -198,12 +198,17 @@ unsafe fn load_line<S: Simd, const V: usize>(line: *const f32) -> [S::Vector; V]
     }
 }
 
-/// `R` rows by `V` vectors of an f32 product, over the whole block; `TURNED` where a row of the tile is a column of `data`.
+/// `R` rows by `V` vectors of an f32 product, over the whole block, with panels `P` vectors wide; `TURNED` where a row of the tile is a column of `data`.
 ///
 /// # Safety
 /// The sweep's pointers cover `R` rows from `row`, the panel and the result.
 #[inline(always)]
-unsafe fn tile_f32<S: Simd, const R: usize, const V: usize, const TURNED: bool>(s: &Sweep, data: *const f32, stride: usize, row: usize) {
+unsafe fn tile_f32<S: Simd, const R: usize, const V: usize, const P: usize, const TURNED: bool>(
+    s: &Sweep,
+    data: *const f32,
+    stride: usize,
+    row: usize,
+) {
     let (row_step, depth_step) = if TURNED { (1, stride) } else { (stride, 1) };
     // SAFETY: offsets stay within what the caller vouches for.
     unsafe {
@@ -219,18 +224,23 @@ unsafe fn tile_f32<S: Simd, const R: usize, const V: usize, const TURNED: bool>(
                 }
             }
             a = a.wrapping_add(depth_step);
-            line = line.add(V * S::LANES);
+            line = line.add(P * S::LANES);
         }
         finish::<S, R, V>(s, row, &sums);
     }
 }
 
-/// `R` rows by `V` vectors of a bf16 product, over the whole block; `TURNED` as in [`tile_f32`].
+/// `R` rows by `V` vectors of a bf16 product, over the whole block; `P` and `TURNED` as in [`tile_f32`].
 ///
 /// # Safety
 /// As [`tile_f32`].
 #[inline(always)]
-unsafe fn tile_pairs<S: Simd, const R: usize, const V: usize, const TURNED: bool>(s: &Sweep, data: *const u32, stride: usize, row: usize) {
+unsafe fn tile_pairs<S: Simd, const R: usize, const V: usize, const P: usize, const TURNED: bool>(
+    s: &Sweep,
+    data: *const u32,
+    stride: usize,
+    row: usize,
+) {
     let (row_step, depth_step) = if TURNED { (1, stride) } else { (stride, 1) };
     // SAFETY: as in `tile_f32`.
     unsafe {
@@ -245,7 +255,7 @@ unsafe fn tile_pairs<S: Simd, const R: usize, const V: usize, const TURNED: bool
                 }
             }
             a = a.wrapping_add(depth_step);
-            line = line.add(V * S::LANES);
+            line = line.add(P * S::LANES);
         }
         finish::<S, R, V>(s, row, &sums);
     }
@@ -287,38 +297,60 @@ unsafe fn finish<S: Simd, const R: usize, const V: usize>(s: &Sweep, row: usize,
 /// # Safety
 /// As [`tile_f32`].
 #[inline(always)]
-unsafe fn tile<S: Simd, const R: usize, const V: usize>(s: &Sweep, row: usize) {
+unsafe fn tile<S: Simd, const R: usize, const V: usize, const P: usize>(s: &Sweep, row: usize) {
     // SAFETY: the caller's.
     unsafe {
         match s.lhs {
-            Lhs::F32 { data, stride } => tile_f32::<S, R, V, false>(s, data, stride, row),
-            Lhs::TurnedF32 { data, stride } => tile_f32::<S, R, V, true>(s, data, stride, row),
-            Lhs::Pairs { data, stride } => tile_pairs::<S, R, V, false>(s, data, stride, row),
-            Lhs::TurnedPairs { data, stride } => tile_pairs::<S, R, V, true>(s, data, stride, row),
+            Lhs::F32 { data, stride } => tile_f32::<S, R, V, P, false>(s, data, stride, row),
+            Lhs::TurnedF32 { data, stride } => tile_f32::<S, R, V, P, true>(s, data, stride, row),
+            Lhs::Pairs { data, stride } => tile_pairs::<S, R, V, P, false>(s, data, stride, row),
+            Lhs::TurnedPairs { data, stride } => tile_pairs::<S, R, V, P, true>(s, data, stride, row),
         }
     }
 }
 
-/// All rows of a sweep.
+/// All rows of a sweep, `V` vectors of its panel; in tiles of `R` rows while there are as many.
 ///
 /// # Safety
-/// The sweep's pointers cover its rows, depth and columns, with panels `V * S::LANES` wide.
+/// As [`sweep`].
 #[inline(always)]
-unsafe fn sweep<S: Simd, const V: usize>(s: &Sweep) {
+unsafe fn rows<S: Simd, const R: usize, const V: usize, const P: usize>(s: &Sweep) {
     let mut row = 0;
     // SAFETY: each tile's rows lie within the sweep's.
     unsafe {
-        while row + TILE_ROWS <= s.rows {
-            tile::<S, TILE_ROWS, V>(s, row);
+        while row + R <= s.rows {
+            tile::<S, R, V, P>(s, row);
+            row += R;
+        }
+        if row + TILE_ROWS <= s.rows {
+            tile::<S, TILE_ROWS, V, P>(s, row);
             row += TILE_ROWS;
         }
         match s.rows - row {
-            1 => tile::<S, 1, V>(s, row),
-            2 => tile::<S, 2, V>(s, row),
-            3 => tile::<S, 3, V>(s, row),
-            4 => tile::<S, 4, V>(s, row),
-            5 => tile::<S, 5, V>(s, row),
+            1 => tile::<S, 1, V, P>(s, row),
+            2 => tile::<S, 2, V, P>(s, row),
+            3 => tile::<S, 3, V, P>(s, row),
+            4 => tile::<S, 4, V, P>(s, row),
+            5 => tile::<S, 5, V, P>(s, row),
             _ => {}
+        }
+    }
+}
+
+/// A whole sweep with panels `P` vectors wide. Vectors of a panel that hold no column are left out: a ring, and a low-rank part still more, is narrower than a wide
+/// processor's panel. Twice the rows then, or there were too few sums to keep the multipliers busy.
+///
+/// # Safety
+/// The sweep's pointers cover its rows, depth and columns, with panels `P * S::LANES` wide.
+#[inline(always)]
+unsafe fn sweep<S: Simd, const P: usize>(s: &Sweep) {
+    // SAFETY: the caller's.
+    unsafe {
+        match s.columns.div_ceil(S::LANES) {
+            1 if P > 1 => rows::<S, { 2 * TILE_ROWS }, 1, P>(s),
+            2 if P > 2 => rows::<S, { 2 * TILE_ROWS }, 2, P>(s),
+            3 if P > 3 => rows::<S, TILE_ROWS, 3, P>(s),
+            _ => rows::<S, TILE_ROWS, P, P>(s),
         }
     }
 }
