@@ -93,7 +93,7 @@ pub fn run(args: Args) -> Result<()> {
     refuse_unfinished(&args.model)?;
     let foundation = Foundation::open_at(&args.model, None, Moved { base: args.base.as_deref(), rings: &[] })?;
     let base = &foundation.base;
-    let growth = args.growth.growth(base.config())?;
+    let growth = args.growth.growth(base.config(), None)?;
     growth.placement.check_ring(base.config(), foundation.rings.len())?;
     refuse_existing(&args.out)?;
     let bar = bar("growing", 0);

@@ -7,7 +7,7 @@ use treering::grow::{Growth, Module, Placement, Sizes};
 use treering::report::{Align, Table};
 use treering::{Error, Result};
 
-/// Added sizes and where W12 is trained; what is not given is about an eighth of the base.
+/// Added sizes and where W12 is trained; what is not given is about an eighth of the base (less beside low-rank parts).
 #[derive(Debug, clap::Args)]
 pub struct GrowthArgs {
     /// Added width of the residual stream
@@ -37,19 +37,17 @@ pub struct GrowthArgs {
 }
 
 impl GrowthArgs {
-    /// The growth asked for: Preserve unless a placement is given.
-    pub fn growth(&self, config: &Config) -> Result<Growth> {
-        let sizes = Sizes::complete(config, self.hidden_size, self.num_attention_heads, self.num_key_value_heads, self.intermediate_size);
-        let placement = if self.has_placement() { self.placed(Placement::adapt(config), config) } else { Placement::preserve(config) };
+    /// The growth asked for, completed with a method's placement; without a method, Preserve unless a placement is given.
+    pub fn growth(&self, config: &Config, method: Option<Placement>) -> Result<Growth> {
+        let default = method.unwrap_or_else(|| if self.has_placement() { Placement::adapt(config) } else { Placement::preserve(config) });
+        let modules = Some(self.modules.clone()).filter(|modules| !modules.is_empty());
+        let placement = default.complete(config, self.preserved_layers, modules, self.r, self.sink_layers);
+        let suggested = Sizes::suggested(config, &placement);
+        let sizes =
+            suggested.complete(config, self.hidden_size, self.num_attention_heads, self.num_key_value_heads, self.intermediate_size);
         let growth = Growth { sizes, placement };
         growth.validate(config)?;
         Ok(growth)
-    }
-
-    /// The placement asked for, completed with those of a method.
-    pub fn placed(&self, default: Placement, config: &Config) -> Placement {
-        let modules = Some(self.modules.clone()).filter(|modules| !modules.is_empty());
-        default.complete(config, self.preserved_layers, modules, self.r, self.sink_layers)
     }
 
     /// Whether a placement is given.

@@ -153,14 +153,7 @@ fn from_model(args: &Args) -> Result<Given> {
                 "--method scale-preserve trains expansion_to_base nowhere: leave out --preserved-layers and --modules",
             ));
         }
-        (kind, None) => {
-            let mut growth = args.growth.growth(&config)?;
-            if let Some(default) = kind.and_then(|kind| kind.placement(&config)) {
-                growth.placement = args.growth.placed(default, &config);
-                growth.validate(&config)?;
-            }
-            Method::Expansion(growth)
-        }
+        (kind, None) => Method::Expansion(args.growth.growth(&config, kind.and_then(|kind| kind.placement(&config)))?),
     };
     Foundation::check_method(&config, rings.len(), &method)?;
     Ok(Given {

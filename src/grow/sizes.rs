@@ -24,43 +24,44 @@ pub struct Sizes {
 }
 
 impl Sizes {
-    /// About an eighth of the base in every direction: what `grow` and `plan` take where nothing is asked for.
-    pub fn suggested(config: &Config) -> Self {
-        let eighth = |n: usize| {
-            let n = (n / 8).max(1);
+    /// What is taken where nothing is asked for: about an eighth of the base in every direction; of the feed-forward network a twelfth where low-rank parts of the base's own
+    /// weights carry a part of what is learnt: that costs no perplexity and makes a step cheaper than one of full fine-tuning (docs/experiments.md, "A narrower feed-forward ring").
+    pub fn suggested(config: &Config, placement: &Placement) -> Self {
+        let part = |n: usize, of: usize| {
+            let n = (n / of).max(1);
             // Multiples of a kernel's panel waste nothing; a model too small for one takes what it has.
             if n >= 32 { n / 32 * 32 } else { n }
         };
         let num_key_value_heads = (config.num_key_value_heads / 8).max(1);
         Self {
-            hidden_size: eighth(config.hidden_size),
+            hidden_size: part(config.hidden_size, 8),
             num_attention_heads: num_key_value_heads * group(config),
             num_key_value_heads,
-            intermediate_size: eighth(config.intermediate_size),
+            intermediate_size: part(config.intermediate_size, if placement.r > 0 { 12 } else { 8 }),
         }
     }
 
-    /// The sizes asked for, completed with [`Sizes::suggested`]; of the two head counts the one that is given decides the other.
+    /// These sizes, but for the ones that are given; of the two head counts the one that is given decides the other.
     /// They are not checked.
     pub fn complete(
+        self,
         config: &Config,
         hidden_size: Option<usize>,
         num_attention_heads: Option<usize>,
         num_key_value_heads: Option<usize>,
         intermediate_size: Option<usize>,
     ) -> Self {
-        let suggested = Self::suggested(config);
         let (num_attention_heads, num_key_value_heads) = match (num_attention_heads, num_key_value_heads) {
             (Some(query), Some(key_value)) => (query, key_value),
             (Some(query), None) => (query, query / group(config)),
             (None, Some(key_value)) => (key_value.saturating_mul(group(config)), key_value),
-            (None, None) => (suggested.num_attention_heads, suggested.num_key_value_heads),
+            (None, None) => (self.num_attention_heads, self.num_key_value_heads),
         };
         Self {
-            hidden_size: hidden_size.unwrap_or(suggested.hidden_size),
+            hidden_size: hidden_size.unwrap_or(self.hidden_size),
             num_attention_heads,
             num_key_value_heads,
-            intermediate_size: intermediate_size.unwrap_or(suggested.intermediate_size),
+            intermediate_size: intermediate_size.unwrap_or(self.intermediate_size),
         }
     }
 
@@ -212,21 +213,32 @@ pub(super) mod tests {
         for (hidden, ffn, query, key_value) in [(576, 1536, 9, 3), (2048, 8192, 32, 8), (64, 172, 8, 4), (8, 4, 1, 1), (2, 1, 1, 1)] {
             let mut config = Config::new(100, hidden, ffn, 2, query);
             config.num_key_value_heads = key_value;
-            Sizes::suggested(&config).validate(&config).unwrap();
+            for placement in [Placement::preserve(&config), Placement::route()] {
+                Sizes::suggested(&config, &placement).validate(&config).unwrap();
+            }
         }
     }
 
     #[test]
+    fn beside_low_rank_parts_a_narrower_feed_forward_network_is_suggested() {
+        let suggested = |placement: &Placement| Sizes::suggested(&smol(), placement);
+        assert_eq!(suggested(&Placement::preserve(&smol())), sizes(64, 3, 1, 192));
+        assert_eq!(suggested(&Placement { r: 0, ..Placement::route() }), sizes(64, 3, 1, 192));
+        assert_eq!(suggested(&Placement::route()), sizes(64, 3, 1, 128));
+    }
+
+    #[test]
     fn one_head_count_decides_the_other() {
+        let suggested = Sizes::suggested(&smol(), &Placement::preserve(&smol()));
         let heads = |query, key_value| {
-            let sizes = Sizes::complete(&smol(), None, query, key_value, None);
+            let sizes = suggested.complete(&smol(), None, query, key_value, None);
             (sizes.num_attention_heads, sizes.num_key_value_heads)
         };
         assert_eq!(heads(Some(6), None), (6, 2));
         assert_eq!(heads(None, Some(3)), (9, 3));
         assert_eq!(heads(Some(4), Some(2)), (4, 2));
-        assert_eq!(Sizes::complete(&smol(), None, None, None, None), Sizes::suggested(&smol()));
-        assert!(Sizes::complete(&smol(), None, Some(4), None, None).validate(&smol()).is_err());
-        assert!(Sizes::complete(&smol(), None, None, Some(usize::MAX), None).validate(&smol()).is_err());
+        assert_eq!(suggested.complete(&smol(), None, None, None, None), suggested);
+        assert!(suggested.complete(&smol(), None, Some(4), None, None).validate(&smol()).is_err());
+        assert!(suggested.complete(&smol(), None, None, Some(usize::MAX), None).validate(&smol()).is_err());
     }
 }

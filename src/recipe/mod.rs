@@ -169,7 +169,7 @@ impl Recipe {
         Ok(())
     }
 
-    /// Fills in what depends on the base: added sizes (about an eighth of the base where none are given), and where W12 is trained.
+    /// Fills in what depends on the base: added sizes ([`Sizes::suggested`] where none are given), and where W12 is trained.
     ///
     /// # Errors
     /// [`Error::Usage`] where windows are longer than the base's context, or the sizes do not fit it, with sizes that would.
@@ -227,8 +227,13 @@ impl Recipe {
         let method = &self.method;
         let Some(default) = method.kind.placement(config) else { return Ok(None) };
         let placement = default.complete(config, method.preserved_layers, method.modules.clone(), method.r, method.sink_layers);
-        let sizes =
-            Sizes::complete(config, method.hidden_size, method.num_attention_heads, method.num_key_value_heads, method.intermediate_size);
+        let sizes = Sizes::suggested(config, &placement).complete(
+            config,
+            method.hidden_size,
+            method.num_attention_heads,
+            method.num_key_value_heads,
+            method.intermediate_size,
+        );
         let growth = Growth { sizes, placement };
         growth.validate(config).map_err(|error| match error {
             Error::Usage(message) => Error::Usage(format!("method.{message}")),
