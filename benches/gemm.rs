@@ -25,7 +25,7 @@ fn main() -> Result<(), Box<dyn std::error::Error>> {
         println!("{precision:?} on {} threads, roof {roof:.0} GFLOP/s", rayon::current_num_threads());
         let report = |name: &str, m: usize, n: usize, k: usize, seconds: f64| {
             let rate = 2.0 * (m * n * k) as f64 / seconds / 1e9;
-            println!("  {name:<28} {m:>5} x {n:>5} x {k:>5} {rate:>8.1} GFLOP/s {:>5.0} %", 100.0 * rate / roof);
+            println!("  {name:<40} {m:>5} x {n:>5} x {k:>5} {rate:>8.1} GFLOP/s {:>5.0} %", 100.0 * rate / roof);
         };
         let layers = [("q_proj", 576, 576), ("k_proj", 192, 576), ("gate_proj", 1536, 576), ("down_proj", 576, 1536)];
         let added = [

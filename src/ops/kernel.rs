@@ -8,7 +8,7 @@
 
 use super::isa::Isa;
 
-/// Rows of a register tile; of one that is at most two vectors wide twice as many.
+/// Rows of a register tile; twice as many where columns fill only one or two vectors of a wider panel.
 pub(super) const TILE_ROWS: usize = 6;
 
 /// The left operand of a sweep.
