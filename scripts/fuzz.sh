@@ -1,37 +1,79 @@
 #!/bin/sh
-# Fuzzes every reader of files and text for M minutes each, N at a time, and prints one JSON object: per target how long it ran, how many inputs it tried,
-# how many of them it kept, and how many findings there are. Exit code 3 where there are any; the inputs then lie in fuzz/artifacts.
+# Fuzzes every reader of files and text for M minutes each, N at a time, and prints one JSON object: per target how long it ran, for how long a core
+# worked for it, how many inputs it tried, how many are kept, and how many findings there are. Exit code 3 where there are any; the inputs then lie in
+# fuzz/artifacts.
 #
-#   scripts/fuzz.sh [--minutes M] [--jobs N] [--own] [--profile NAME] [TARGET ...]
+#   scripts/fuzz.sh [--minutes M | --replay] [--jobs N] [--own] [--keep] [--profile NAME] [TARGET ...]
 #
 # --own measures coverage in our own crates alone, and builds dependencies as they are: a quicker build where they are there already (CARGO_TARGET_DIR).
+# --keep then puts the fewest inputs of at most 8 KiB that reach all the code that was reached into fuzz/corpus, in place of those with a hash as name.
+# --replay tries nothing new: only what is kept is read again (.ci/run).
 # Needs a C++ compiler (for libFuzzer). `cargo fuzz run TARGET --sanitizer none` works as well where cargo-fuzz is installed.
 set -eu
 cd "$(dirname "$0")/../fuzz"
-minutes=60 jobs=2 own= profile=release targets=
+minutes=60 jobs=2 own= keep= replay= profile=release targets=
 while [ $# -gt 0 ]; do
     case $1 in
         --minutes) minutes=$2; shift 2 ;;
         --jobs) jobs=$2; shift 2 ;;
         --profile) profile=$2; shift 2 ;;
         --own) own=yes; shift ;;
-        -*) sed -n '2,8s/^# \{0,1\}//p' ../scripts/fuzz.sh >&2; exit 2 ;;
+        --keep) keep=yes; shift ;;
+        --replay) replay=yes; shift ;;
+        -*) sed -n '2,11s/^# \{0,1\}//p' ../scripts/fuzz.sh >&2; exit 2 ;;
         *) targets="$targets $1"; shift ;;
     esac
 done
+# No time at all would be no limit to libFuzzer.
+case $minutes in
+    '' | *[!0-9]* | 0*)
+        echo "--minutes $minutes: a whole number from 1 was expected" >&2
+        exit 2
+        ;;
+esac
 [ -n "$targets" ] || targets=$(sed -n 's/^name = "\([a-z_]*\)"$/\1/p' Cargo.toml)
 export CARGO_TARGET_DIR="${CARGO_TARGET_DIR:-$PWD/target}"
 if [ -n "$own" ]; then
-    RUSTC_WRAPPER=$PWD/own.sh cargo build --profile "$profile" --bins >&2
+    RUSTC_WRAPPER=$PWD/own.sh cargo build --locked --profile "$profile" --bins >&2
     binaries=$CARGO_TARGET_DIR/$profile
 else
     triple=$(rustc -vV | sed -n 's/^host: //p')
     level=-Cllvm-args=-sanitizer-coverage
     # With --target, so that build scripts are left alone.
     RUSTFLAGS="--cfg fuzzing -Cpasses=sancov-module $level-level=4 $level-inline-8bit-counters $level-pc-table $level-trace-compares" \
-        cargo build --profile "$profile" --target "$triple" --bins >&2
+        cargo build --locked --profile "$profile" --target "$triple" --bins >&2
     binaries=$CARGO_TARGET_DIR/$triple/$profile
 fi
+
+# Names that a target's reader knows, as a dictionary of libFuzzer's: strings and fields of its source, and keys of files that it reads.
+dictionary() {
+    case $1 in
+        safetensors | index) set -- ../src/checkpoint/*.rs ../tests/fixtures/*/model.safetensors ;;
+        gguf) set -- ../src/checkpoint/*.rs ../src/tokenizer/gguf.rs ../tests/fixtures/tiny.gguf ;;
+        config) set -- ../src/checkpoint/*.rs ../tests/fixtures/*/config.json ;;
+        tokenizer) set -- ../src/tokenizer.rs ../tests/fixtures/tokenizer-*.json corpus/tokenizer/* ;;
+        recipe) set -- ../src/recipe/*.rs ../src/grow/*.rs ../src/baseline/*.rs ../recipes/*.toml ;;
+        study) set -- ../src/study/*.rs ../src/recipe/*.rs ../studies/*.toml ;;
+        router | aids) set -- ../src/route/*.rs ;;
+        corpus) set -- ../src/data/*.rs ;;
+        parquet | token_cache) return ;;
+        checkpoint | metrics) set -- ../src/train/*.rs corpus/"$1"/* ;;
+        expansion) set -- ../src/grow/*.rs ../src/checkpoint/*.rs corpus/expansion/* ;;
+        adapter) set -- ../src/baseline/*.rs corpus/adapter/* ;;
+        suite) set -- ../src/eval/suite/*.rs corpus/suite/* ;;
+        dataset) set -- ../src/data/biography/*.rs corpus/dataset/* ;;
+        hub) set -- ../src/hub/*.rs ;;
+    esac
+    cat "$@" | LC_ALL=C grep -aoE '"[A-Za-z_][A-Za-z0-9_.<>|/-]{1,40}"|^ *(pub |pub\(crate\) )?[a-z_0-9]{2,40}: |^[a-z_0-9]+ =' |
+        sed 's/^ *pub //; s/^ *pub(crate) //; s/[":= ]//g' | sort -u | sed 's/.*/"&"/'
+}
+
+keep() {
+    rm -rf "work/$1.kept" && mkdir "work/$1.kept"
+    nice -n 19 "$binaries/$1" -set_cover_merge=1 -max_len=8192 -timeout=20 -rss_limit_mb=2048 "work/$1.kept" "corpus/$1" "work/$1" > "work/$1.merge" 2>&1 || return 0
+    find "corpus/$1" -type f | grep -E '/[0-9a-f]{40}$' | xargs -r rm
+    cp "work/$1.kept"/* "corpus/$1/"
+}
 
 run() {
     mkdir -p "work/$1" "artifacts/$1"
@@ -39,10 +81,20 @@ run() {
     case $1 in
         gguf) cp -n ../tests/fixtures/tiny.gguf work/gguf/ ;;
         safetensors) cp -n ../tests/fixtures/llama-gqa-tied/model.safetensors work/safetensors/ ;;
-        config) for family in ../tests/fixtures/llama-*; do cp -n "$family/config.json" "work/config/$(basename "$family")"; done ;;
+        tokenizer) cp -n ../tests/fixtures/tokenizer-*.json work/tokenizer/ ;;
+        config) for family in ../tests/fixtures/llama-* ../tests/fixtures/family-*; do cp -n "$family/config.json" "work/config/$(basename "$family")"; done ;;
     esac
-    nice -n 19 "$binaries/$1" "work/$1" "corpus/$1" -artifact_prefix="artifacts/$1/" -max_total_time=$((minutes * 60)) \
-        -max_len=65536 -timeout=20 -rss_limit_mb=2048 -print_final_stats=1 > "work/$1.log" 2>&1 || true
+    dictionary "$1" > "work/$1.dict"
+    limit=-max_total_time=$((minutes * 60)) words=
+    [ -z "$replay" ] || limit=-runs=0
+    [ ! -s "work/$1.dict" ] || words="-dict=work/$1.dict"
+    # In a shell of its own, so that `times` is of this target alone.
+    (
+        nice -n 19 "$binaries/$1" "work/$1" "corpus/$1" $words -artifact_prefix="artifacts/$1/" $limit \
+            -max_len=65536 -timeout=20 -rss_limit_mb=2048 -print_final_stats=1 > "work/$1.log" 2>&1 || true
+        times > "work/$1.times"
+    )
+    [ -z "$keep" ] || keep "$1"
 }
 
 # N workers: the k-th takes the k-th target, the (k + N)-th and so on.
@@ -60,7 +112,7 @@ done
 wait
 rm -rf /dev/shm/treering-fuzz-*
 
-found=0 separator=
+found=0 broken= separator=
 printf '{"targets":['
 for target in $targets; do
     log=work/$target.log
@@ -70,9 +122,16 @@ for target in $targets; do
     [ -n "$inputs" ] || inputs=$(sed -n 's/^#\([0-9]*\).*/\1/p' "$log" | tail -1)
     artifacts=$(find "artifacts/$target" -type f | wc -l)
     found=$((found + artifacts))
-    printf '%s{"target":"%s","seconds":%s,"inputs":%s,"kept":%s,"findings":%s}' \
-        "$separator" "$target" "${seconds:-null}" "${inputs:-0}" "$(find "work/$target" -type f | wc -l)" "$artifacts"
+    [ -n "$seconds" ] || [ "$artifacts" -gt 0 ] || broken="$broken $target"
+    # The second line of `times` is the children's: minutes and seconds of work for the program, and for the system.
+    cpu=$(sed -n '2s/[ms]/ /gp' "work/$target.times" | awk '{ printf "%.0f", $1 * 60 + $2 + $3 * 60 + $4 }')
+    printf '%s{"target":"%s","seconds":%s,"cpu_seconds":%s,"inputs":%s,"kept":%s,"findings":%s}' \
+        "$separator" "$target" "${seconds:-null}" "${cpu:-null}" "${inputs:-0}" "$(find "corpus/$target" -type f | wc -l)" "$artifacts"
     separator=,
 done
 printf '],"findings":%s}\n' "$found"
+if [ -n "$broken" ]; then
+    echo "did not run to the end, and found nothing either (see fuzz/work/NAME.log):$broken" >&2
+    exit 1
+fi
 [ "$found" -eq 0 ] || exit 3

@@ -401,7 +401,7 @@ pub fn adapter(data: &[u8]) {
     let inner = folder().join("adapter");
     let _ = fs::create_dir_all(&inner);
     fs::write(inner.join("adapter_config.json"), data).expect("room");
-    if let Ok((lora, _)) = baseline::peft::load_config(&inner) {
-        let _ = baseline::Baseline::Lora(lora).validate(&config_of_sixteen());
+    if let Ok(found) = baseline::peft::load_config(&inner) {
+        let _ = baseline::Baseline::Lora(found.lora).validate(&config_of_sixteen());
     }
 }
