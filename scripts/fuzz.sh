@@ -60,6 +60,9 @@ dictionary() {
         checkpoint | metrics) set -- ../src/train/*.rs corpus/"$1"/* ;;
         expansion) set -- ../src/grow/*.rs ../src/checkpoint/*.rs corpus/expansion/* ;;
         adapter) set -- ../src/baseline/*.rs corpus/adapter/* ;;
+        widened) set -- ../src/export/*.rs ../src/checkpoint/*.rs ../src/grow/*.rs corpus/widened/* ;;
+        samples) set -- ../src/eval/suite/samples.rs ../src/eval/suite/metric.rs corpus/samples/* ;;
+        comparison) set -- ../src/train/*.rs ../src/report/comparison/*.rs corpus/comparison/* ;;
         suite) set -- ../src/eval/suite/*.rs corpus/suite/* ;;
         dataset) set -- ../src/data/biography/*.rs corpus/dataset/* ;;
         hub) set -- ../src/hub/*.rs ;;
@@ -81,6 +84,7 @@ run() {
     case $1 in
         gguf) cp -n ../tests/fixtures/tiny.gguf work/gguf/ ;;
         safetensors) cp -n ../tests/fixtures/llama-gqa-tied/model.safetensors work/safetensors/ ;;
+        comparison) cp -n corpus/metrics/* work/comparison/ ;;
         tokenizer) cp -n ../tests/fixtures/tokenizer-*.json work/tokenizer/ ;;
         config) for family in ../tests/fixtures/llama-* ../tests/fixtures/family-*; do cp -n "$family/config.json" "work/config/$(basename "$family")"; done ;;
     esac
@@ -97,6 +101,13 @@ run() {
     [ -z "$keep" ] || keep "$1"
 }
 
+# Inputs are handed over as files, in memory where there is room for them.
+shm=/dev/shm
+[ -d $shm ] || shm=${TMPDIR:-/tmp}
+TREERING_FUZZ_FOLDER=$(mktemp -d $shm/treering-fuzz-XXXXXX)
+export TREERING_FUZZ_FOLDER
+trap 'rm -rf "$TREERING_FUZZ_FOLDER"' EXIT
+
 # N workers: the k-th takes the k-th target, the (k + N)-th and so on.
 worker=0
 while [ $worker -lt "$jobs" ]; do
@@ -110,7 +121,6 @@ while [ $worker -lt "$jobs" ]; do
     worker=$((worker + 1))
 done
 wait
-rm -rf /dev/shm/treering-fuzz-*
 
 found=0 broken= separator=
 printf '{"targets":['

@@ -184,6 +184,30 @@ fn a_damaged_parquet_file_never_panics() {
     }
 }
 
+/// Found by fuzzing: the parquet crate skips as many elements of an unknown list as it claims, for minutes.
+#[test]
+fn a_parquet_header_that_claims_a_list_without_end_is_refused_at_once() {
+    use parquet::file::reader::{FileReader, SerializedFileReader};
+    let folder = tempfile::tempdir().unwrap();
+    let whole = parquet(&[Some("eins"), Some("zwei"), Some("drei")]);
+    let reader = SerializedFileReader::new(bytes::Bytes::from(whole.clone())).unwrap();
+    let column = reader.metadata().row_group(0).column(1);
+    let page = column.dictionary_page_offset().unwrap_or(column.data_page_offset()) as usize;
+    let length = u32::from_le_bytes(whole[whole.len() - 8..][..4].try_into().unwrap()) as usize;
+    let started = std::time::Instant::now();
+    for (place, at) in [("page", page), ("metadata", whole.len() - 8 - length)] {
+        // The unknown field 15: 2³¹ - 1 doubles, or truth values.
+        for (kind, list) in [("doubles", 0xf7), ("truth values", 0xf1)] {
+            let mut bytes = whole.clone();
+            bytes[at..at + 7].copy_from_slice(&[0xf9, list, 0xff, 0xff, 0xff, 0xff, 7]);
+            let file = write(folder.path(), "endless.parquet", &bytes);
+            let error = read(&file, &corpus(&file)).expect_err(place).to_string();
+            assert!(error.contains("a list of 2147483647 values") && error.contains("endless.parquet"), "{place}, {kind}: {error}");
+        }
+    }
+    assert!(started.elapsed().as_secs() < 10, "{:?}", started.elapsed());
+}
+
 #[test]
 fn paths_are_files_globs_and_folders_in_sorted_order() {
     let folder = tempfile::tempdir().unwrap();

@@ -252,6 +252,14 @@ fn what_was_trained_elsewhere_comes_back_and_what_must_not_change_is_checked() {
         fs::write(world.path("damaged/config.json"), config.to_string()).unwrap();
         refused("damaged", &[part]);
     }
+    // One that claims more than there is, before it is listed.
+    copy(&world, "hf", "damaged");
+    let mut config = parsed(&world.path("hf/config.json"));
+    config["num_hidden_layers"] = json!(60_000);
+    let rings = config["rings"].as_array_mut().unwrap();
+    rings.iter_mut().for_each(|ring| ring["placement"] = json!({"modules": [], "preserved_layers": 60_000}));
+    fs::write(world.path("damaged/config.json"), config.to_string()).unwrap();
+    refused("damaged", &["60000 layers and 2 rings, and its files hold"]);
 
     // Rounded to bf16: every ring is another then, and the base still is the one.
     succeeded(&world.treering(&["export", "two", "--out", "half", "--dtype", "bf16"]));

@@ -2,6 +2,7 @@
 //! command would. An error is fine; a panic, an overflow, a hang, or a piece of memory that no such file can need is a finding.
 
 use std::alloc::{GlobalAlloc, Layout, System};
+use std::collections::HashMap;
 use std::fs;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -12,14 +13,16 @@ use sha2::{Digest, Sha256};
 use treering::checkpoint::{BaseCheckpoint, Config};
 use treering::data::biography::dataset::{DATASET_FILE, Dataset};
 use treering::data::{CorpusConfig, Encode, Format, Split, TokenCache, reader};
-use treering::eval::suite::{Selection, Suite};
+use treering::eval::suite::{Header, Samples, Selection, Suite};
+use treering::export::widened::Widened;
 use treering::grow::{file as expansion_file, layout};
 use treering::hub::HubName;
 use treering::recipe::Recipe;
+use treering::report::comparison::Comparison;
 use treering::route::{GATE_FILE, Gate, Recall, recall};
 use treering::tokenizer::Tokenizer;
 use treering::train::{checkpoint as training, metrics};
-use treering::{Result, baseline, route, study};
+use treering::{Result, baseline, report, route, study};
 
 /// The largest piece of memory that a reader may ask for at once. Inputs are a few KiB; what is larger comes from a number in them.
 const MOST_AT_ONCE: usize = 256 << 20;
@@ -61,12 +64,13 @@ unsafe impl GlobalAlloc for Watched {
 #[global_allocator]
 static ALLOCATOR: Watched = Watched;
 
-/// A folder of this process, in memory where the system has such a place.
+/// A folder of this process: in the one that scripts/fuzz.sh makes and removes, or in memory where the system has such a place.
 fn folder() -> &'static Path {
     static FOLDER: OnceLock<PathBuf> = OnceLock::new();
     FOLDER.get_or_init(|| {
         let shm = Path::new("/dev/shm");
-        let base = if shm.is_dir() { shm.to_path_buf() } else { std::env::temp_dir() };
+        let or_else = || if shm.is_dir() { shm.to_path_buf() } else { std::env::temp_dir() };
+        let base = std::env::var_os("TREERING_FUZZ_FOLDER").map_or_else(or_else, PathBuf::from);
         let folder = base.join(format!("treering-fuzz-{}", std::process::id()));
         fs::create_dir_all(&folder).expect("a folder for inputs");
         // A library's panic that a reader turns into an error is none of ours; libFuzzer's own hook would end here.
@@ -162,8 +166,20 @@ pub fn index(data: &[u8]) {
     use_base(&inner);
 }
 
-/// A `tokenizer.json`.
+/// Two files in one input, with a zero byte between them; the second is empty where there is none.
+fn two_of(data: &[u8]) -> (&[u8], &[u8]) {
+    data.iter().position(|&byte| byte == 0).map_or((data, &[]), |at| (&data[..at], &data[at + 1..]))
+}
+
+/// A `tokenizer.json`, a zero byte, and the `tokenizer_config.json` beside it.
 pub fn tokenizer(data: &[u8]) {
+    let (data, config) = two_of(data);
+    let path = folder().join("tokenizer_config.json");
+    if config.is_empty() {
+        let _ = fs::remove_file(path);
+    } else {
+        fs::write(path, config).expect("room");
+    }
     if let Ok(tokenizer) = Tokenizer::from_file(write("tokenizer.json", data)) {
         use_tokenizer(&tokenizer);
     }
@@ -382,10 +398,7 @@ pub fn metrics(data: &[u8]) {
 pub fn expansion(data: &[u8]) {
     let inner = folder().join("expansion");
     let _ = fs::create_dir_all(&inner);
-    let (manifest, tensors) = match data.iter().position(|&byte| byte == 0) {
-        Some(at) => (&data[..at], &data[at + 1..]),
-        None => (data, data),
-    };
+    let (manifest, tensors) = two_of(data);
     fs::write(inner.join(expansion_file::MANIFEST_FILE), manifest).expect("room");
     fs::write(inner.join(expansion_file::EXPANSION_FILE), tensors).expect("room");
     let Ok(manifest) = expansion_file::load_manifest(&inner) else { return };
@@ -396,12 +409,58 @@ pub fn expansion(data: &[u8]) {
     let _ = expansion_file::load(&inner, &config, &manifest.base.sha256);
 }
 
-/// `adapter_config.json` of a PEFT adapter.
+/// A PEFT adapter: `adapter_config.json`, a zero byte, and the tensors.
 pub fn adapter(data: &[u8]) {
+    static BASE: OnceLock<BaseCheckpoint> = OnceLock::new();
+    let base = BASE.get_or_init(|| BaseCheckpoint::from_memory(config_of_sixteen(), HashMap::new(), None).expect("a base of ours"));
     let inner = folder().join("adapter");
     let _ = fs::create_dir_all(&inner);
-    fs::write(inner.join("adapter_config.json"), data).expect("room");
-    if let Ok(found) = baseline::peft::load_config(&inner) {
-        let _ = baseline::Baseline::Lora(found.lora).validate(&config_of_sixteen());
+    let (config, tensors) = two_of(data);
+    fs::write(inner.join("adapter_config.json"), config).expect("room");
+    fs::write(inner.join("adapter_model.safetensors"), tensors).expect("room");
+    let _ = baseline::peft::load(&inner, base);
+}
+
+/// A widened model as `transformers` keeps it: `config.json`, a zero byte, and the tensors.
+pub fn widened(data: &[u8]) {
+    let inner = folder().join("widened");
+    let _ = fs::create_dir_all(&inner);
+    let (config, tensors) = two_of(data);
+    fs::write(inner.join("config.json"), config).expect("room");
+    fs::write(inner.join("model.safetensors"), tensors).expect("room");
+    if let Ok(Some(found)) = Widened::open(&inner) {
+        let _ = found.model();
     }
+}
+
+/// The items of a suite that were measured before a stop. What is gone on from is gone on from again.
+pub fn samples(data: &[u8]) {
+    let header = Header { version: Header::VERSION, model: "m".into(), heads: vec!["base".into()], fingerprint: "f".into() };
+    let path = write("samples.jsonl", data);
+    let fits = Samples::fits(&path, &header);
+    if Samples::resume(&path, &header).is_ok() {
+        assert!(Samples::resume(&path, &header).is_ok());
+        assert!(fits.is_ok());
+    }
+}
+
+/// Two runs beside each other: `metrics.jsonl`, a zero byte, and that of the other; and all that is made of them.
+pub fn comparison(data: &[u8]) {
+    const RECIPE: &str = "[model]\npath = \"m\"\n[method]\nkind = \"scale-preserve\"\n[data]\ntrain = \"a.jsonl\"\nsequence_length = 8\n\
+        [train]\nsteps = 1\n";
+    let (one, other) = two_of(data);
+    let runs = [("one", one), ("other", other)].map(|(name, records)| {
+        let run = folder().join(name);
+        let _ = fs::create_dir_all(&run);
+        fs::write(run.join("recipe.toml"), RECIPE).expect("room");
+        fs::write(run.join(metrics::METRICS_FILE), records).expect("room");
+        run
+    });
+    let Ok(comparison) = Comparison::read(runs) else { return };
+    let _ = comparison.to_text();
+    let _ = comparison.to_markdown();
+    let _ = comparison.measurements().to_csv();
+    let _ = report::svg::render(&comparison.chart());
+    let _ = report::page::render(&comparison);
+    let _ = serde_json::to_string(&comparison).expect("a comparison can be written");
 }

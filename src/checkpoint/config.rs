@@ -16,6 +16,8 @@ use crate::grow::Module;
 const MAX_CONFIG_BYTES: u64 = 16 << 20;
 /// No size in a configuration may exceed this: whatever is computed from two of them fits 64 bits.
 pub(super) const MAX_SIZE: u64 = 1 << 31;
+/// The most layers: every layer's parameters are listed before a tensor is read. The deepest models known have some hundred.
+const MAX_LAYERS: u64 = 1 << 16;
 /// What `transformers` takes where a configuration does not say; what depends on the family is in [`Family::defaults`].
 pub(super) const DEFAULT_ROPE_THETA: f64 = 10_000.0;
 
@@ -189,8 +191,9 @@ impl Config {
             ("head_dim", self.head_dim),
             ("max_position_embeddings", self.max_position_embeddings),
         ] {
-            if size == 0 || size as u64 > MAX_SIZE {
-                return Err(format!("`{key}` is {size}; it must be between 1 and {MAX_SIZE}"));
+            let most = if key == "num_hidden_layers" { MAX_LAYERS } else { MAX_SIZE };
+            if size == 0 || size as u64 > most {
+                return Err(format!("`{key}` is {size}; it must be between 1 and {most}"));
             }
         }
         if !self.head_dim.is_multiple_of(2) {

@@ -16,6 +16,7 @@ pub mod corpus;
 pub mod encoder;
 pub mod held_out;
 pub mod order;
+mod parquet_file;
 mod parquet_reader;
 pub mod reader;
 mod rows;

@@ -10,6 +10,7 @@ use parquet::errors::ParquetError;
 use parquet::file::metadata::ColumnChunkMetaData;
 use parquet::file::reader::{FileReader, SerializedFileReader};
 
+use super::parquet_file::ParquetFile;
 use super::reader::{OnBad, RawDocument, forgive};
 use crate::error::{Error, IoContext, Result};
 use crate::guard;
@@ -28,7 +29,7 @@ pub(super) fn read(
 ) -> Result<()> {
     let damaged = |e: ParquetError| Error::file(file, format!("cannot read as Parquet, the file is truncated or damaged: {e}"));
     let size = handle.metadata().at(file)?.len();
-    let reader = guarded(|| SerializedFileReader::new(handle)).map_err(damaged)?;
+    let reader = guarded(|| SerializedFileReader::new(ParquetFile::new(handle)?)).map_err(damaged)?;
     let (column, optional) = find_column(file, &reader, field)?;
     let mut row = 0u64;
     for group in 0..reader.num_row_groups() {
@@ -93,7 +94,7 @@ fn guarded<T>(call: impl FnOnce() -> std::result::Result<T, ParquetError>) -> st
 }
 
 /// The index of the string column `field`, and whether it can be null.
-fn find_column(file: &Path, reader: &SerializedFileReader<File>, field: &str) -> Result<(usize, bool)> {
+fn find_column(file: &Path, reader: &SerializedFileReader<ParquetFile>, field: &str) -> Result<(usize, bool)> {
     let schema = reader.metadata().file_metadata().schema_descr();
     let Some((index, column)) = schema.columns().iter().enumerate().find(|(_, c)| c.path().parts() == [field]) else {
         let names: Vec<String> = schema.columns().iter().take(20).map(|c| c.path().string()).collect();

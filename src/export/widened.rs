@@ -135,9 +135,19 @@ impl Widened {
     /// [`Error::Io`], and [`Error::File`] naming the key or tensor that is missing, surplus, misshapen or cannot be read.
     pub fn open(folder: &Path) -> Result<Option<Self>> {
         let Some(description) = Description::read(folder)? else { return Ok(None) };
+        let all = BaseCheckpoint::open_as(folder, description.config.clone(), |_| true)?;
+        // Before they are listed: a ring has a tensor in every layer, and what has more of them than there are tensors is not what it says.
+        let (layers, rings, tensors) = (description.config.num_hidden_layers, description.growths.len(), all.tensor_infos().len());
+        if layers.saturating_mul(rings + 1) > tensors {
+            return Err(Error::file(
+                folder,
+                format!(
+                    "its config.json says that it has {layers} layers and {rings} rings, and its files hold {tensors} tensors: too few"
+                ),
+            ));
+        }
         let expected = expected(&description);
         let Description { config, growths, provenance } = description;
-        let all = BaseCheckpoint::open_as(folder, config.clone(), |_| true)?;
         let known: HashSet<&str> = expected.iter().flatten().map(|(name, _)| name.as_str()).collect();
         if let Some(info) = all.tensor_infos().into_iter().find(|info| !known.contains(info.name.as_str())) {
             return Err(Error::file(

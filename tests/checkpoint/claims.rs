@@ -109,6 +109,11 @@ fn a_configuration_that_claims_everything_costs_nothing() {
         fs::write(&path, config.to_string()).unwrap();
         refused_at_once(key, || Config::from_file(&path).map(drop));
     }
+    // As many layers as other sizes may be; each would be listed.
+    let mut config = good.clone();
+    config["num_hidden_layers"] = (1 << 30).into();
+    fs::write(&path, config.to_string()).unwrap();
+    refused_at_once("layers", || Config::from_file(&path).map(drop));
 }
 
 /// What is larger than any such file is refused by its length, before it is read.

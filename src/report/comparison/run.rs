@@ -1,13 +1,12 @@
 //! One run, as far as its folder tells: finished, stopped or still going.
 
 use std::collections::{BTreeMap, BTreeSet};
-use std::fs::File;
-use std::io::Read;
 use std::path::Path;
 
 use serde::Serialize;
 
 use crate::error::{Error, IoContext, Result};
+use crate::grow::file::list_parameters;
 use crate::model::Head;
 use crate::report::axis::group_thousands;
 use crate::train::RunFolder;
@@ -296,28 +295,8 @@ fn stretches(steps: &[&TrainRecord]) -> Vec<Stretch> {
     found
 }
 
-/// The number of values in a safetensors file, from its header.
+/// The number of values in a file of trained blocks, from its header.
 fn count_values(path: &Path) -> Result<u64> {
-    const MOST: u64 = 100_000_000;
-    let mut file = File::open(path).at(path)?;
-    let mut word = [0; 8];
-    file.read_exact(&mut word).at(path)?;
-    let length = u64::from_le_bytes(word);
-    if length > MOST.min(file.metadata().at(path)?.len()) {
-        return Err(Error::file(path, format!("a header of {length} bytes: this is no safetensors file, or it is truncated")));
-    }
-    let mut header = vec![0; length as usize];
-    file.read_exact(&mut header).at(path)?;
-    let damaged = |error: serde_json::Error| Error::file(path, format!("the safetensors header does not hold: {error}"));
-    #[derive(serde::Deserialize)]
-    struct Tensor {
-        shape: Vec<u64>,
-    }
-    let header: BTreeMap<String, serde_json::Value> = serde_json::from_slice(&header).map_err(damaged)?;
-    let mut count = 0u64;
-    for (_, tensor) in header.into_iter().filter(|(name, _)| name != "__metadata__") {
-        let Tensor { shape } = serde_json::from_value(tensor).map_err(damaged)?;
-        count = count.saturating_add(shape.into_iter().fold(1, u64::saturating_mul));
-    }
-    Ok(count)
+    let (parameters, _) = list_parameters(path)?;
+    Ok(parameters.iter().map(|parameter| parameter.shape.iter().product::<usize>() as u64).sum())
 }
