@@ -6,7 +6,7 @@
 #   scripts/fuzz.sh [--minutes M | --replay] [--jobs N] [--own] [--keep] [--profile NAME] [TARGET ...]
 #
 # --own measures coverage in our own crates alone, and builds dependencies as they are: a quicker build where they are there already (CARGO_TARGET_DIR).
-# --keep then puts the fewest inputs of at most 8 KiB that reach all the code that was reached into fuzz/corpus, in place of those with a hash as name.
+# --keep then puts the fewest inputs of at most 8 KiB that reach all that was reached into fuzz/kept.
 # --replay tries nothing new: only what is kept is read again (.ci/run).
 # Needs a C++ compiler (for libFuzzer). `cargo fuzz run TARGET --sanitizer none` works as well where cargo-fuzz is installed.
 set -eu
@@ -71,20 +71,32 @@ dictionary() {
         sed 's/^ *pub //; s/^ *pub(crate) //; s/[":= ]//g' | sort -u | sed 's/.*/"&"/'
 }
 
-keep() {
+# kept/NAME.tar.gz has what earlier runs found, corpus/NAME what was written by hand or stopped a run, each under a name of its own.
+unpack() {
+    mkdir -p "work/$1" "corpus/$1" "artifacts/$1"
     rm -rf "work/$1.kept" && mkdir "work/$1.kept"
-    nice -n 19 "$binaries/$1" -set_cover_merge=1 -max_len=8192 -timeout=20 -rss_limit_mb=2048 "work/$1.kept" "corpus/$1" "work/$1" > "work/$1.merge" 2>&1 || return 0
-    find "corpus/$1" -type f | grep -E '/[0-9a-f]{40}$' | xargs -r rm
-    cp "work/$1.kept"/* "corpus/$1/"
+    [ ! -f "kept/$1.tar.gz" ] || tar xzf "kept/$1.tar.gz" -C "work/$1.kept"
+}
+
+keep() {
+    rm -rf "work/$1.fewest" && mkdir "work/$1.fewest"
+    nice -n 19 "$binaries/$1" -set_cover_merge=1 -max_len=8192 -timeout=20 -rss_limit_mb=2048 \
+        "work/$1.fewest" "work/$1.kept" "work/$1" "corpus/$1" > "work/$1.merge" 2>&1 || return 0
+    # The same inputs make the same file.
+    (cd "work/$1.fewest" && find . -type f | LC_ALL=C sort | tar c --mtime=@0 --owner=0 --group=0 --numeric-owner --mode=644 -T -) | gzip -9n > "work/$1.tar.gz"
+    mv "work/$1.tar.gz" "kept/$1.tar.gz"
 }
 
 run() {
-    mkdir -p "work/$1" "artifacts/$1"
-    # New inputs go to work/, which git ignores; corpus/ is what is kept, and larger examples lie among the fixtures of the tests.
+    unpack "$1"
+    # New inputs go to work/, which git ignores; larger examples lie among the fixtures of the tests.
     case $1 in
         gguf) cp -n ../tests/fixtures/tiny.gguf work/gguf/ ;;
         safetensors) cp -n ../tests/fixtures/llama-gqa-tied/model.safetensors work/safetensors/ ;;
-        comparison) cp -n corpus/metrics/* work/comparison/ ;;
+        comparison)
+            cp -n corpus/metrics/* work/comparison/
+            tar xzf kept/metrics.tar.gz -C work/comparison
+            ;;
         tokenizer) cp -n ../tests/fixtures/tokenizer-*.json work/tokenizer/ ;;
         config) for family in ../tests/fixtures/llama-* ../tests/fixtures/family-*; do cp -n "$family/config.json" "work/config/$(basename "$family")"; done ;;
     esac
@@ -94,7 +106,7 @@ run() {
     [ ! -s "work/$1.dict" ] || words="-dict=work/$1.dict"
     # In a shell of its own, so that `times` is of this target alone.
     (
-        nice -n 19 "$binaries/$1" "work/$1" "corpus/$1" $words -artifact_prefix="artifacts/$1/" $limit \
+        nice -n 19 "$binaries/$1" "work/$1" "work/$1.kept" "corpus/$1" $words -artifact_prefix="artifacts/$1/" $limit \
             -max_len=65536 -timeout=20 -rss_limit_mb=2048 -print_final_stats=1 > "work/$1.log" 2>&1 || true
         times > "work/$1.times"
     )
@@ -136,7 +148,7 @@ for target in $targets; do
     # The second line of `times` is the children's: minutes and seconds of work for the program, and for the system.
     cpu=$(sed -n '2s/[ms]/ /gp' "work/$target.times" | awk '{ printf "%.0f", $1 * 60 + $2 + $3 * 60 + $4 }')
     printf '%s{"target":"%s","seconds":%s,"cpu_seconds":%s,"inputs":%s,"kept":%s,"findings":%s}' \
-        "$separator" "$target" "${seconds:-null}" "${cpu:-null}" "${inputs:-0}" "$(find "corpus/$target" -type f | wc -l)" "$artifacts"
+        "$separator" "$target" "${seconds:-null}" "${cpu:-null}" "${inputs:-0}" "$(tar tzf "kept/$target.tar.gz" 2> /dev/null | wc -l)" "$artifacts"
     separator=,
 done
 printf '],"findings":%s}\n' "$found"

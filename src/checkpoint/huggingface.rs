@@ -1,6 +1,6 @@
 //! Hugging Face directories: one or several safetensors files beside a `config.json`.
 
-use std::collections::{BTreeMap, HashMap};
+use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::io::Write;
 use std::path::{Component, Path};
 
@@ -11,6 +11,7 @@ use serde::Deserialize;
 use super::encoding::Encoding;
 use super::weights::{Entry, WeightFile, Weights};
 use crate::error::{Error, IoContext, Result};
+use crate::files::read_limited;
 
 /// What the crate `safetensors` takes at most.
 const MAX_HEADER_BYTES: u64 = 100_000_000;
@@ -20,12 +21,31 @@ const MAX_INDEX_BYTES: u64 = 64 << 20;
 /// Bytes of weights in one file, beyond which `transformers` and [`write_model`] begin another.
 pub(crate) const MAX_SHARD_BYTES: u64 = 5_000_000_000;
 
-const SINGLE: &str = "model.safetensors";
-const INDEX: &str = "model.safetensors.index.json";
+/// The file of a model whose weights lie in one.
+pub(crate) const SINGLE: &str = "model.safetensors";
+/// The file that says in which one each tensor of the others lies.
+pub(crate) const INDEX: &str = "model.safetensors.index.json";
 
+/// What an index of shards says.
 #[derive(Deserialize)]
-struct Index {
+pub(crate) struct Index {
     weight_map: BTreeMap<String, String>,
+}
+
+impl Index {
+    /// Reads it.
+    ///
+    /// # Errors
+    /// [`Error::Io`], and [`Error::File`] for what is none.
+    pub(crate) fn read(path: &Path) -> Result<Self> {
+        let text = read_limited(path, MAX_INDEX_BYTES, "index")?;
+        serde_json::from_slice(&text).map_err(|e| Error::file(path, format_args!("is not an index of safetensors: {e}")))
+    }
+
+    /// The files that it names, each once, in order.
+    pub(crate) fn shards(&self) -> BTreeSet<&str> {
+        self.weight_map.values().map(String::as_str).collect()
+    }
 }
 
 /// Opens the weights of a directory.
@@ -46,18 +66,9 @@ pub(super) fn open(folder: &Path) -> Result<Weights> {
 }
 
 fn open_shards(weights: &mut Weights, folder: &Path, path: &Path) -> Result<()> {
-    let file = WeightFile::open(path)?;
-    if file.len > MAX_INDEX_BYTES {
-        return Err(Error::file(path, format_args!("is larger than {MAX_INDEX_BYTES} bytes, which no index is")));
-    }
-    let mut text = vec![0; file.len as usize];
-    file.read_exact_at(0, &mut text)?;
-    let index: Index = serde_json::from_slice(&text).map_err(|e| Error::file(path, format_args!("is not an index of safetensors: {e}")))?;
-    let mut shards: Vec<&String> = index.weight_map.values().collect();
-    shards.sort();
-    shards.dedup();
+    let index = Index::read(path)?;
     let mut numbers = HashMap::new();
-    for shard in shards {
+    for shard in index.shards() {
         let mut components = Path::new(shard).components();
         if !matches!((components.next(), components.next()), (Some(Component::Normal(_)), None)) || shard.contains(['/', '\\']) {
             return Err(Error::file(path, format_args!("names the file {shard:?}, which is not one of its own folder")));
@@ -66,7 +77,7 @@ fn open_shards(weights: &mut Weights, folder: &Path, path: &Path) -> Result<()> 
         if !shard_path.exists() {
             return Err(Error::file(&shard_path, format_args!("is missing, and {INDEX} names it")));
         }
-        numbers.insert(shard.as_str(), weights.files.len());
+        numbers.insert(shard, weights.files.len());
         add_file(weights, &shard_path)?;
     }
     for (name, shard) in &index.weight_map {

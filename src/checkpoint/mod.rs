@@ -8,7 +8,7 @@ mod encoding;
 mod family;
 pub(crate) mod gguf;
 mod gguf_model;
-mod huggingface;
+pub(crate) mod huggingface;
 pub mod names;
 pub mod rope;
 mod weights;

@@ -3,7 +3,7 @@
 use treering::baseline::Baseline;
 use treering::checkpoint::Config;
 use treering::grow::ring::RingReference;
-use treering::grow::{Growth, Module, Placement, Sizes};
+use treering::grow::{Given, Growth, Module, Placement, Sizes};
 use treering::report::{Align, Table};
 use treering::{Error, Result};
 
@@ -40,14 +40,17 @@ impl GrowthArgs {
     /// The growth asked for, completed with a method's placement; without a method, Preserve unless a placement is given.
     pub fn growth(&self, config: &Config, method: Option<Placement>) -> Result<Growth> {
         let default = method.unwrap_or_else(|| if self.has_placement() { Placement::adapt(config) } else { Placement::preserve(config) });
-        let modules = Some(self.modules.clone()).filter(|modules| !modules.is_empty());
-        let placement = default.complete(config, self.preserved_layers, modules, self.r, self.sink_layers);
-        let suggested = Sizes::suggested(config, &placement);
-        let sizes =
-            suggested.complete(config, self.hidden_size, self.num_attention_heads, self.num_key_value_heads, self.intermediate_size);
-        let growth = Growth { sizes, placement };
-        growth.validate(config)?;
-        Ok(growth)
+        let given = Given {
+            hidden_size: self.hidden_size,
+            num_attention_heads: self.num_attention_heads,
+            num_key_value_heads: self.num_key_value_heads,
+            intermediate_size: self.intermediate_size,
+            preserved_layers: self.preserved_layers,
+            modules: Some(self.modules.clone()).filter(|modules| !modules.is_empty()),
+            r: self.r,
+            sink_layers: self.sink_layers,
+        };
+        Growth::complete(config, default, &given)
     }
 
     /// Whether a placement is given.

@@ -19,4 +19,4 @@ pub use init::{initialise, initialise_ring};
 pub use initialisation::{Initial, Initialisation};
 pub use placement::{Module, Placement};
 pub use ring::Ring;
-pub use sizes::{Growth, Sizes};
+pub use sizes::{Given, Growth, Sizes};

@@ -8,6 +8,7 @@ use serde::{Deserialize, Serialize};
 use crate::baseline::MAX_RANK;
 use crate::checkpoint::Config;
 use crate::error::{Error, Result};
+use crate::grow::sizes::Given;
 
 /// Which modules of a layer train their expansion-to-base block.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize)]
@@ -105,21 +106,14 @@ impl Placement {
     }
 
     /// This default with what is given in its place. Low-rank parts are the default's only where there is W12 for them to stand beside.
-    pub fn complete(
-        self,
-        config: &Config,
-        preserved_layers: Option<usize>,
-        modules: Option<Vec<Module>>,
-        r: Option<usize>,
-        sink_layers: Option<usize>,
-    ) -> Self {
+    pub(super) fn complete(self, config: &Config, given: &Given) -> Self {
         let placed = Self {
-            preserved_layers: preserved_layers.unwrap_or(self.preserved_layers),
-            modules: modules.unwrap_or(self.modules),
+            preserved_layers: given.preserved_layers.unwrap_or(self.preserved_layers),
+            modules: given.modules.clone().unwrap_or(self.modules),
             r: 0,
-            sink_layers: sink_layers.unwrap_or(self.sink_layers),
+            sink_layers: given.sink_layers.unwrap_or(self.sink_layers),
         };
-        let r = r.unwrap_or(if placed.is_preserve(config) { 0 } else { self.r });
+        let r = given.r.unwrap_or(if placed.is_preserve(config) { 0 } else { self.r });
         Self { r, ..placed }
     }
 

@@ -4,7 +4,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::checkpoint::Config;
 use crate::error::{Error, Result};
-use crate::grow::placement::Placement;
+use crate::grow::placement::{Module, Placement};
 
 /// Added sizes. `num_attention_heads / num_key_value_heads` must equal the base's ratio; `head_dim` stays the base's.
 ///
@@ -43,25 +43,18 @@ impl Sizes {
 
     /// These sizes, but for the ones that are given; of the two head counts the one that is given decides the other.
     /// They are not checked.
-    pub fn complete(
-        self,
-        config: &Config,
-        hidden_size: Option<usize>,
-        num_attention_heads: Option<usize>,
-        num_key_value_heads: Option<usize>,
-        intermediate_size: Option<usize>,
-    ) -> Self {
-        let (num_attention_heads, num_key_value_heads) = match (num_attention_heads, num_key_value_heads) {
+    pub(super) fn complete(self, config: &Config, given: &Given) -> Self {
+        let (num_attention_heads, num_key_value_heads) = match (given.num_attention_heads, given.num_key_value_heads) {
             (Some(query), Some(key_value)) => (query, key_value),
             (Some(query), None) => (query, query / group(config)),
             (None, Some(key_value)) => (key_value.saturating_mul(group(config)), key_value),
             (None, None) => (self.num_attention_heads, self.num_key_value_heads),
         };
         Self {
-            hidden_size: hidden_size.unwrap_or(self.hidden_size),
+            hidden_size: given.hidden_size.unwrap_or(self.hidden_size),
             num_attention_heads,
             num_key_value_heads,
-            intermediate_size: intermediate_size.unwrap_or(self.intermediate_size),
+            intermediate_size: given.intermediate_size.unwrap_or(self.intermediate_size),
         }
     }
 
@@ -119,6 +112,27 @@ fn group(config: &Config) -> usize {
     (config.num_attention_heads / config.num_key_value_heads.max(1)).max(1)
 }
 
+/// What of a growth a recipe or a command line gives; what it does not, defaults and the base decide.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Given {
+    /// Added width of the residual stream.
+    pub hidden_size: Option<usize>,
+    /// Added query heads.
+    pub num_attention_heads: Option<usize>,
+    /// Added key/value heads.
+    pub num_key_value_heads: Option<usize>,
+    /// Added width of the feed-forward network.
+    pub intermediate_size: Option<usize>,
+    /// [`Placement::preserved_layers`].
+    pub preserved_layers: Option<usize>,
+    /// [`Placement::modules`].
+    pub modules: Option<Vec<Module>>,
+    /// [`Placement::r`].
+    pub r: Option<usize>,
+    /// [`Placement::sink_layers`].
+    pub sink_layers: Option<usize>,
+}
+
 /// Everything that defines the shape of a widened model beside its base.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Growth {
@@ -129,6 +143,18 @@ pub struct Growth {
 }
 
 impl Growth {
+    /// What is given, completed: with the placement `default`, and with sizes that suit what comes of the two.
+    ///
+    /// # Errors
+    /// As [`Growth::validate`].
+    pub fn complete(config: &Config, default: Placement, given: &Given) -> Result<Self> {
+        let placement = default.complete(config, given);
+        let sizes = Sizes::suggested(config, &placement).complete(config, given);
+        let growth = Self { sizes, placement };
+        growth.validate(config)?;
+        Ok(growth)
+    }
+
     /// Checks sizes and placement against a base, and that what they add up to can be counted.
     ///
     /// # Errors
@@ -231,14 +257,14 @@ pub(super) mod tests {
     fn one_head_count_decides_the_other() {
         let suggested = Sizes::suggested(&smol(), &Placement::preserve(&smol()));
         let heads = |query, key_value| {
-            let sizes = suggested.complete(&smol(), None, query, key_value, None);
-            (sizes.num_attention_heads, sizes.num_key_value_heads)
+            let given = Given { num_attention_heads: query, num_key_value_heads: key_value, ..Given::default() };
+            let sizes = suggested.complete(&smol(), &given);
+            (sizes.validate(&smol()).is_ok(), sizes.num_attention_heads, sizes.num_key_value_heads)
         };
-        assert_eq!(heads(Some(6), None), (6, 2));
-        assert_eq!(heads(None, Some(3)), (9, 3));
-        assert_eq!(heads(Some(4), Some(2)), (4, 2));
-        assert_eq!(suggested.complete(&smol(), None, None, None, None), suggested);
-        assert!(suggested.complete(&smol(), None, Some(4), None, None).validate(&smol()).is_err());
-        assert!(suggested.complete(&smol(), None, None, Some(usize::MAX), None).validate(&smol()).is_err());
+        assert_eq!(heads(Some(6), None), (true, 6, 2));
+        assert_eq!(heads(None, Some(3)), (true, 9, 3));
+        assert_eq!(heads(Some(4), Some(2)), (false, 4, 2));
+        assert_eq!(suggested.complete(&smol(), &Given::default()), suggested);
+        assert!(!heads(Some(4), None).0 && !heads(None, Some(usize::MAX)).0);
     }
 }

@@ -1,6 +1,5 @@
 //! Which files of a repository are needed, and what lies of it in the cache.
 
-use std::collections::BTreeSet;
 use std::io::Write;
 use std::path::{Component, Path, PathBuf};
 
@@ -10,23 +9,17 @@ use super::download::Failure;
 use super::name::is_commit;
 use super::{Hub, HubName};
 use crate::checkpoint::atomic;
+use crate::checkpoint::huggingface::{INDEX, Index, SINGLE};
 use crate::error::{Error, IoContext, Result};
 
 /// Files of a model's folder that are taken where they are there.
 const OPTIONAL: [&str; 5] = ["tokenizer.json", "tokenizer_config.json", "generation_config.json", "special_tokens_map.json", "README.md"];
-const WEIGHTS: &str = "model.safetensors";
-const INDEX: &str = "model.safetensors.index.json";
 
 /// The names of a commit's files, kept beside its snapshot: what is not listed there is not in the repository.
 #[derive(Serialize, Deserialize)]
 struct Listing {
     commit: String,
     files: Vec<String>,
-}
-
-#[derive(Deserialize)]
-struct Index {
-    weight_map: std::collections::BTreeMap<String, String>,
 }
 
 impl Hub {
@@ -125,15 +118,10 @@ impl Hub {
         }
         get("config.json")?;
         OPTIONAL.into_iter().filter(|file| has(file)).try_for_each(|file| get(file).map(drop))?;
-        if has(WEIGHTS) {
-            get(WEIGHTS)?;
+        if has(SINGLE) {
+            get(SINGLE)?;
         } else if has(INDEX) {
-            let index = get(INDEX)?;
-            let text = std::fs::read(&index).at(&index)?;
-            let parsed: Index =
-                serde_json::from_slice(&text).map_err(|e| Error::file(&index, format_args!("is not an index of safetensors: {e}")))?;
-            let shards: BTreeSet<&String> = parsed.weight_map.values().collect();
-            for shard in shards {
+            for shard in Index::read(&get(INDEX)?)?.shards() {
                 if !has(shard) {
                     return refused(format!("has no `{prefix}{shard}`, and {INDEX} names it"));
                 }
@@ -144,7 +132,7 @@ impl Hub {
                 .iter()
                 .find(|file| file.ends_with(".bin") || file.ends_with(".pth"))
                 .map_or(String::new(), |f| format!(" (it has {f})"));
-            return refused(format!("has neither {WEIGHTS} nor {INDEX}{other}; other formats must be converted to safetensors first"));
+            return refused(format!("has neither {SINGLE} nor {INDEX}{other}; other formats must be converted to safetensors first"));
         }
         Ok(path)
     }

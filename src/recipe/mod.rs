@@ -22,7 +22,7 @@ use crate::data::{HeldOutConfig, StreamConfig};
 use crate::error::{Error, Result};
 use crate::eval::suite::{Bos, Selection};
 use crate::grow::plan::Request;
-use crate::grow::{Growth, Sizes};
+use crate::grow::{Given, Growth};
 use crate::hub;
 use crate::model::Precision;
 use crate::route::Router;
@@ -169,7 +169,7 @@ impl Recipe {
         Ok(())
     }
 
-    /// Fills in what depends on the base: added sizes ([`Sizes::suggested`] where none are given), and where W12 is trained.
+    /// Fills in what depends on the base: added sizes ([`crate::grow::Sizes::suggested`] where none are given), and where W12 is trained.
     ///
     /// # Errors
     /// [`Error::Usage`] where windows are longer than the base's context, or the sizes do not fit it, with sizes that would.
@@ -226,16 +226,17 @@ impl Recipe {
     pub fn growth(&self, config: &Config) -> Result<Option<Growth>> {
         let method = &self.method;
         let Some(default) = method.kind.placement(config) else { return Ok(None) };
-        let placement = default.complete(config, method.preserved_layers, method.modules.clone(), method.r, method.sink_layers);
-        let sizes = Sizes::suggested(config, &placement).complete(
-            config,
-            method.hidden_size,
-            method.num_attention_heads,
-            method.num_key_value_heads,
-            method.intermediate_size,
-        );
-        let growth = Growth { sizes, placement };
-        growth.validate(config).map_err(|error| match error {
+        let given = Given {
+            hidden_size: method.hidden_size,
+            num_attention_heads: method.num_attention_heads,
+            num_key_value_heads: method.num_key_value_heads,
+            intermediate_size: method.intermediate_size,
+            preserved_layers: method.preserved_layers,
+            modules: method.modules.clone(),
+            r: method.r,
+            sink_layers: method.sink_layers,
+        };
+        let growth = Growth::complete(config, default, &given).map_err(|error| match error {
             Error::Usage(message) => Error::Usage(format!("method.{message}")),
             other => other,
         })?;
