@@ -18,6 +18,7 @@ pub mod held_out;
 pub mod order;
 mod parquet_file;
 mod parquet_reader;
+mod parquet_shapes;
 pub mod reader;
 mod rows;
 pub mod stream;

@@ -1,6 +1,7 @@
 //! A Parquet file whose headers are walked over before the parquet crate parses them. They are structs of Thrift's compact protocol, and what a reader does
 //! not know in them it skips; the crate (60.1) skips as many elements of a list as the list claims to have, also where no bytes are left or an element takes
-//! none, so that some hundred bytes can keep it busy for minutes.
+//! none, so that some hundred bytes can keep it busy for minutes. Fields that it does know it reads as they should be, whatever they say they are; so that it
+//! and the walk see the same, what is known is held to its shape.
 
 use std::fs::File;
 use std::io::{self, BufReader, Read, Seek, SeekFrom};
@@ -9,6 +10,8 @@ use std::sync::Arc;
 use bytes::Bytes;
 use parquet::errors::{ParquetError, Result};
 use parquet::file::reader::{ChunkReader, Length};
+
+use super::parquet_shapes::{FILE_META_DATA, Fields, PAGE_HEADER, Shape};
 
 /// How deep structs and lists may lie within each other; those of Parquet lie eight deep.
 const MOST_DEPTH: u32 = 32;
@@ -35,7 +38,7 @@ impl ParquetFile {
         let [a, b, c, d, ..] = end;
         let length = u64::from(u32::from_le_bytes([a, b, c, d]));
         if let Some(start) = at.checked_sub(length) {
-            Walk { from: BufReader::new(found.at(start)), left: length }.structure(0)?;
+            Walk { from: BufReader::new(found.at(start)), left: length }.structure(FILE_META_DATA, 0)?;
         }
         Ok(found)
     }
@@ -55,7 +58,9 @@ impl ChunkReader for ParquetFile {
     type T = PageHeader;
 
     fn get_read(&self, start: u64) -> Result<PageHeader> {
-        Ok(PageHeader { from: BufReader::new(self.at(start)), left: self.size.saturating_sub(start), start, walked: false })
+        let left = self.size.saturating_sub(start);
+        // The file's last bytes are read in this way too.
+        Ok(PageHeader { from: BufReader::new(self.at(start)), left, start, walked: left <= END_BYTES })
     }
 
     fn get_bytes(&self, start: u64, length: usize) -> Result<Bytes> {
@@ -79,12 +84,16 @@ impl Read for Place {
         let mut file: &File = &self.file;
         file.seek(SeekFrom::Start(self.at))?;
         let count = file.read(into)?;
+        // Nobody asks for what lies behind the end, but for the crate where it skips.
+        if count == 0 && !into.is_empty() {
+            return Err(io::ErrorKind::UnexpectedEof.into());
+        }
         self.at += count as u64;
         Ok(count)
     }
 }
 
-/// Where the crate reads the header of a page, if it reads anything: it is walked over just before.
+/// Where the crate reads the header of a page, if it reads anything: that is walked over just before.
 pub(super) struct PageHeader {
     from: BufReader<Place>,
     start: u64,
@@ -95,7 +104,7 @@ pub(super) struct PageHeader {
 impl Read for PageHeader {
     fn read(&mut self, into: &mut [u8]) -> io::Result<usize> {
         if !self.walked {
-            Walk { from: &mut self.from, left: self.left }.structure(0).map_err(io::Error::other)?;
+            Walk { from: &mut self.from, left: self.left }.structure(PAGE_HEADER, 0).map_err(io::Error::other)?;
             self.from = BufReader::new(Place { file: self.from.get_ref().file.clone(), at: self.start });
             self.walked = true;
         }
@@ -111,27 +120,47 @@ struct Walk<R> {
 }
 
 impl<R: Read> Walk<R> {
-    fn structure(&mut self, depth: u32) -> Result<()> {
+    /// A struct, of which `known` are the fields that are read.
+    fn structure(&mut self, known: Fields, depth: u32) -> Result<()> {
+        check_depth(depth)?;
+        let mut last = 0i16;
         loop {
             let head = self.byte()?;
             let kind = head & 15;
             if kind == 0 {
                 return Ok(());
             }
-            if head >> 4 == 0 {
-                self.number()?;
-            }
-            // A field that is true or false has no bytes of its own.
-            if !matches!(kind, 1 | 2) {
-                self.value(kind, depth)?;
+            let id = match head >> 4 {
+                0 => i16::try_from(self.signed()?).ok(),
+                more => last.checked_add(i16::from(more)),
+            };
+            last = id.ok_or_else(|| damaged("a header holds a field whose number is out of all proportion".into()))?;
+            match known.iter().find(|(id, _)| *id == last) {
+                Some((_, shape)) => self.known(shape, kind, last, depth)?,
+                // A field that is true or false has no bytes of its own.
+                None if matches!(kind, 1 | 2) => {}
+                None => self.unknown(kind, depth)?,
             }
         }
     }
 
-    fn value(&mut self, kind: u8, depth: u32) -> Result<()> {
-        if depth > MOST_DEPTH {
-            return Err(damaged(format!("its headers lie more than {MOST_DEPTH} deep within each other")));
+    /// A value that is read, in a field or a list of the number `id`.
+    fn known(&mut self, shape: &Shape, kind: u8, id: i16, depth: u32) -> Result<()> {
+        match (shape, kind) {
+            (Shape::Truth, 1 | 2) => Ok(()),
+            (Shape::Number, 4..=6) | (Shape::Byte, 3) | (Shape::Double, 7) | (Shape::Bytes, 8) => self.unknown(kind, depth),
+            (Shape::Struct(fields), 12) => self.structure(fields, depth + 1),
+            (Shape::List(shape), 9) => {
+                let (size, kind) = self.list()?;
+                (0..size).try_for_each(|_| self.known(shape, kind, id, depth + 1))
+            }
+            _ => Err(damaged(format!("a header holds a field {id} of the kind {kind}, which that field is not"))),
         }
+    }
+
+    /// A value that is skipped.
+    fn unknown(&mut self, kind: u8, depth: u32) -> Result<()> {
+        check_depth(depth)?;
         match kind {
             3 => self.skip(1),
             4..=6 => self.number().map(drop),
@@ -141,9 +170,8 @@ impl<R: Read> Walk<R> {
                 self.skip(length)
             }
             9 | 10 => {
-                let head = self.byte()?;
-                let size = if head >> 4 == 15 { self.number()? } else { u64::from(head >> 4) };
-                self.elements(size, &[head & 15], depth)
+                let (size, kind) = self.list()?;
+                self.elements(size, &[kind], depth)
             }
             11 => match self.number()? {
                 0 => Ok(()),
@@ -152,22 +180,36 @@ impl<R: Read> Walk<R> {
                     self.elements(size, &[kinds >> 4, kinds & 15], depth)
                 }
             },
-            12 => self.structure(depth + 1),
+            12 => self.structure(&[], depth + 1),
             13 => self.skip(16),
             _ => Err(damaged(format!("a header holds a value of the unknown kind {kind}"))),
         }
     }
 
-    /// `size` times a value of each kind.
-    fn elements(&mut self, size: u64, kinds: &[u8], depth: u32) -> Result<()> {
+    /// How many elements a list has, and their kind.
+    fn list(&mut self) -> Result<(u64, u8)> {
+        let head = self.byte()?;
+        let size = if head >> 4 == 15 { self.number()? } else { u64::from(head >> 4) };
+        self.check_size(size)?;
+        Ok((size, head & 15))
+    }
+
+    /// Every element takes a byte at least.
+    fn check_size(&self, size: u64) -> Result<()> {
         if size > self.left {
             return Err(damaged(format!("a header claims a list of {size} values where {} bytes are left", self.left)));
         }
+        Ok(())
+    }
+
+    /// `size` times a value of each kind.
+    fn elements(&mut self, size: u64, kinds: &[u8], depth: u32) -> Result<()> {
+        self.check_size(size)?;
         // Not known to the format, and read in two ways: as a byte each, and as the crate skips them, as none.
         if size > 0 && kinds.iter().any(|kind| matches!(kind, 1 | 2)) {
             return Err(damaged(format!("a header holds a list of {size} truth values, and those of Parquet hold none")));
         }
-        (0..size).try_for_each(|_| kinds.iter().try_for_each(|&kind| self.value(kind, depth + 1)))
+        (0..size).try_for_each(|_| kinds.iter().try_for_each(|&kind| self.unknown(kind, depth + 1)))
     }
 
     fn claim(&mut self, count: u64) -> Result<()> {
@@ -195,11 +237,24 @@ impl<R: Read> Walk<R> {
         Err(damaged("a number in a header has more than ten bytes".into()))
     }
 
+    /// A number that may be below zero.
+    fn signed(&mut self) -> Result<i64> {
+        let number = self.number()?;
+        Ok((number >> 1) as i64 ^ -((number & 1) as i64))
+    }
+
     fn skip(&mut self, count: u64) -> Result<()> {
         self.claim(count)?;
         let skipped = io::copy(&mut self.from.by_ref().take(count), &mut io::sink())?;
         if skipped == count { Ok(()) } else { Err(damaged("the file became shorter".into())) }
     }
+}
+
+fn check_depth(depth: u32) -> Result<()> {
+    if depth > MOST_DEPTH {
+        return Err(damaged(format!("its headers lie more than {MOST_DEPTH} deep within each other")));
+    }
+    Ok(())
 }
 
 fn damaged(message: String) -> ParquetError {
@@ -210,25 +265,46 @@ fn damaged(message: String) -> ParquetError {
 mod tests {
     use super::*;
 
-    fn walk(bytes: &[u8]) -> std::result::Result<u64, String> {
+    fn walk(known: Fields, bytes: &[u8]) -> std::result::Result<u64, String> {
         let mut walk = Walk { from: bytes, left: bytes.len() as u64 };
-        walk.structure(0).map(|()| walk.left).map_err(|error| error.to_string())
+        walk.structure(known, 0).map(|()| walk.left).map_err(|error| error.to_string())
     }
 
-    /// A number, a text, true, a list of two structs with a number each, a map of one pair, a double, and three bytes that belong to none of it.
+    /// A number, a text, true, a list of two structs with a number each, a map of one pair, a double, and an end.
     const GOOD: [u8; 32] = [
         0x15, 0x96, 0x01, 0x18, 2, b'o', b'k', 0x11, 0x19, 0x2c, 0x15, 2, 0, 0x15, 4, 0, 0x1b, 1, 0x58, 7, 1, b'x', 0x17, 0, 0, 0, 0, 0, 0,
         0, 0, 0,
     ];
+    const FITS: Fields = &[
+        (1, Shape::Number),
+        (2, Shape::Bytes),
+        (3, Shape::Truth),
+        (4, Shape::List(&Shape::Struct(&[(1, Shape::Number)]))),
+        (6, Shape::Double),
+    ];
 
     #[test]
     fn a_struct_is_walked_over_to_its_end() {
-        let mut more = GOOD.to_vec();
-        more.extend([9, 9, 9]);
-        assert_eq!(walk(&more), Ok(3));
-        for end in 0..GOOD.len() {
-            assert!(walk(&GOOD[..end]).unwrap_err().contains("are left"), "cut at {end}");
+        let more = [&GOOD[..], &[9, 9, 9]].concat();
+        for known in [FITS, &[]] {
+            assert_eq!(walk(known, &more), Ok(3));
+            for end in 0..GOOD.len() {
+                assert!(walk(known, &GOOD[..end]).unwrap_err().contains("are left"), "cut at {end}");
+            }
         }
+    }
+
+    #[test]
+    fn what_is_known_is_held_to_its_shape() {
+        for (index, shape) in [(1, Shape::Bytes), (2, Shape::Number), (3, Shape::Number), (4, Shape::Struct(&[])), (6, Shape::Byte)] {
+            let known: Fields = Box::leak(Box::new([(index, shape)]));
+            assert!(walk(known, &GOOD).unwrap_err().contains(&format!("a field {index} of the kind")), "{index}");
+        }
+        assert!(walk(&[(4, Shape::List(&Shape::Number))], &GOOD).unwrap_err().contains("a field 4 of the kind 12"));
+        // A field's number in full, -1 and 32768, and one that grows out of its bits.
+        assert_eq!(walk(FITS, &[0x05, 1, 4, 0]), Ok(0));
+        assert!(walk(FITS, &[0x05, 0x80, 0x80, 4, 4, 0]).unwrap_err().contains("out of all proportion"));
+        assert!(walk(FITS, &[0x05, 0xfe, 0xff, 3, 4, 0x15, 4, 0]).unwrap_err().contains("out of all proportion"));
     }
 
     #[test]
@@ -245,13 +321,15 @@ mod tests {
             bytes.extend(most);
             // A map says after its size of which kinds it is.
             bytes.extend(&[0x55, 0, 0][usize::from(kinds != [0xfb])..]);
-            let error = walk(&bytes).unwrap_err();
+            let error = walk(&[], &bytes).unwrap_err();
             assert!(error.contains(part), "{kinds:x?}: {error}");
         }
-        // A list of truth values that would fit, lists in lists without end, and a number without end.
-        assert!(walk(&[0xf9, 0x31, 1, 1, 1, 0]).unwrap_err().contains("a list of 3 truth values"));
-        assert!(walk(&[&[0xf9][..], &[0x19; 100]].concat()).unwrap_err().contains("more than 32 deep"));
-        assert!(walk(&[&[0xf6][..], &[0xff; 11]].concat()).unwrap_err().contains("more than ten bytes"));
-        assert!(walk(&[0xfe]).unwrap_err().contains("unknown kind 14"));
+        assert!(walk(FITS, &[0x49, 0xfc, 0xff, 0x7f, 0]).unwrap_err().contains("a list of 16383"));
+        // A list of truth values that would fit, lists and structs in each other without end, and a number without end.
+        assert!(walk(&[], &[0xf9, 0x31, 1, 1, 1, 0]).unwrap_err().contains("a list of 3 truth values"));
+        assert!(walk(&[], &[&[0xf9][..], &[0x19; 100]].concat()).unwrap_err().contains("more than 32 deep"));
+        assert!(walk(&[], &[0xfc; 100]).unwrap_err().contains("more than 32 deep"));
+        assert!(walk(&[], &[&[0xf6][..], &[0xff; 11]].concat()).unwrap_err().contains("more than ten bytes"));
+        assert!(walk(&[], &[0xfe]).unwrap_err().contains("unknown kind 14"));
     }
 }
