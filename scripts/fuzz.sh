@@ -6,7 +6,7 @@
 #   scripts/fuzz.sh [--minutes M | --replay] [--jobs N] [--own] [--keep] [--profile NAME] [TARGET ...]
 #
 # --own measures coverage in our own crates alone, and builds dependencies as they are: a quicker build where they are there already (CARGO_TARGET_DIR).
-# --keep then puts the fewest inputs of at most 8 KiB that reach all that was reached into fuzz/kept.
+# --keep then puts the fewest inputs of at most 8 KiB that reach all that was reached into fuzz/kept, and writes down in fuzz/record.jsonl what was done.
 # --replay tries nothing new: only what is kept is read again (.ci/run).
 # Needs a C++ compiler (for libFuzzer). `cargo fuzz run TARGET --sanitizer none` works as well where cargo-fuzz is installed.
 set -eu
@@ -147,8 +147,10 @@ for target in $targets; do
     [ -n "$seconds" ] || [ "$artifacts" -gt 0 ] || broken="$broken $target"
     # The second line of `times` is the children's: minutes and seconds of work for the program, and for the system.
     cpu=$(sed -n '2s/[ms]/ /gp' "work/$target.times" | awk '{ printf "%.0f", $1 * 60 + $2 + $3 * 60 + $4 }')
-    printf '%s{"target":"%s","seconds":%s,"cpu_seconds":%s,"inputs":%s,"kept":%s,"findings":%s}' \
-        "$separator" "$target" "${seconds:-null}" "${cpu:-null}" "${inputs:-0}" "$(tar tzf "kept/$target.tar.gz" 2> /dev/null | wc -l)" "$artifacts"
+    entry=$(printf '"target":"%s","seconds":%s,"cpu_seconds":%s,"inputs":%s,"kept":%s,"findings":%s' \
+        "$target" "${seconds:-null}" "${cpu:-null}" "${inputs:-0}" "$(tar tzf "kept/$target.tar.gz" 2> /dev/null | wc -l)" "$artifacts")
+    printf '%s{%s}' "$separator" "$entry"
+    [ -z "$keep" ] || echo "{\"date\":\"$(date -u +%F)\",$entry}" >> record.jsonl
     separator=,
 done
 printf '],"findings":%s}\n' "$found"
