@@ -10,7 +10,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use serde::de::{DeserializeSeed, IgnoredAny, MapAccess, Visitor};
 
 use super::corpus::{Compression, CorpusConfig, Format, Split};
-use super::parquet_reader;
+use super::parquet;
 use crate::error::{Error, IoContext, Result};
 
 /// The longest line or document that is read, so that a damaged file cannot fill the memory.
@@ -56,7 +56,7 @@ pub fn read_documents(
     let handle = File::open(file).at(file)?;
     if format == Format::Parquet {
         let size = handle.metadata().at(file)?.len();
-        parquet_reader::read(file, handle, &corpus.text_field, max_document_bytes, &mut visible, bad)?;
+        parquet::read(file, handle, &corpus.text_field, max_document_bytes, &mut visible, bad)?;
         bytes_read.fetch_add(size, Ordering::Relaxed);
         return Ok(());
     }

@@ -1,125 +1,41 @@
-//! A Parquet file whose headers are walked over before the parquet crate parses them. They are structs of Thrift's compact protocol, and what a reader does
-//! not know in them it skips; the crate (60.1) skips as many elements of a list as the list claims to have, also where no bytes are left or an element takes
-//! none, so that some hundred bytes can keep it busy for minutes. Fields that it does know it reads as they should be, whatever they say they are; so that it
-//! and the walk see the same, what is known is held to its shape.
+//! A walk over a struct of Thrift's compact protocol, which the headers of a Parquet file are, before the parquet crate reads it. What a reader does not know in
+//! one it skips; the crate (60.1) skips as many elements of a list as the list claims to have, also where no bytes are left or an element takes none, so that
+//! some hundred bytes can keep it busy for minutes. Fields that it does know it reads as they should be, whatever they say they are; so that it and the walk see
+//! the same, what is known is held to its shape.
 
-use std::fs::File;
-use std::io::{self, BufReader, Read, Seek, SeekFrom};
-use std::sync::Arc;
+use std::io::{self, Read};
 
-use bytes::Bytes;
 use parquet::errors::{ParquetError, Result};
-use parquet::file::reader::{ChunkReader, Length};
 
-use super::parquet_shapes::{FILE_META_DATA, Fields, PAGE_HEADER, Shape};
+use super::shapes::{Fields, Shape};
 
 /// How deep structs and lists may lie within each other; those of Parquet lie eight deep.
 const MOST_DEPTH: u32 = 32;
-/// What a file ends with: the length of its metadata, and four letters.
-const END_BYTES: u64 = 8;
-
-/// A file that the parquet crate reads from.
-pub(super) struct ParquetFile {
-    file: Arc<File>,
-    size: u64,
-}
-
-impl ParquetFile {
-    /// Takes a file, and checks the metadata at its end; what is no Parquet file at all is left to the crate to refuse.
-    ///
-    /// # Errors
-    /// [`ParquetError`] where the metadata claims more than it has, or the file cannot be read.
-    pub fn new(file: File) -> Result<Self> {
-        let size = file.metadata()?.len();
-        let found = Self { file: Arc::new(file), size };
-        let Some(at) = size.checked_sub(END_BYTES) else { return Ok(found) };
-        let mut end = [0; END_BYTES as usize];
-        found.at(at).read_exact(&mut end)?;
-        let [a, b, c, d, ..] = end;
-        let length = u64::from(u32::from_le_bytes([a, b, c, d]));
-        if let Some(start) = at.checked_sub(length) {
-            Walk { from: BufReader::new(found.at(start)), left: length }.structure(FILE_META_DATA, 0)?;
-        }
-        Ok(found)
-    }
-
-    fn at(&self, at: u64) -> Place {
-        Place { file: self.file.clone(), at }
-    }
-}
-
-impl Length for ParquetFile {
-    fn len(&self) -> u64 {
-        self.size
-    }
-}
-
-impl ChunkReader for ParquetFile {
-    type T = PageHeader;
-
-    fn get_read(&self, start: u64) -> Result<PageHeader> {
-        let left = self.size.saturating_sub(start);
-        // The file's last bytes are read in this way too.
-        Ok(PageHeader { from: BufReader::new(self.at(start)), left, start, walked: left <= END_BYTES })
-    }
-
-    fn get_bytes(&self, start: u64, length: usize) -> Result<Bytes> {
-        if self.size.checked_sub(start).is_none_or(|left| (length as u64) > left) {
-            return Err(ParquetError::EOF(format!("{length} bytes at byte {start}, the file has {}", self.size)));
-        }
-        let mut bytes = vec![0; length];
-        self.at(start).read_exact(&mut bytes)?;
-        Ok(bytes.into())
-    }
-}
-
-/// A place in a file, independent of where others read.
-struct Place {
-    file: Arc<File>,
-    at: u64,
-}
-
-impl Read for Place {
-    fn read(&mut self, into: &mut [u8]) -> io::Result<usize> {
-        let mut file: &File = &self.file;
-        file.seek(SeekFrom::Start(self.at))?;
-        let count = file.read(into)?;
-        // Nobody asks for what lies behind the end, but for the crate where it skips.
-        if count == 0 && !into.is_empty() {
-            return Err(io::ErrorKind::UnexpectedEof.into());
-        }
-        self.at += count as u64;
-        Ok(count)
-    }
-}
-
-/// Where the crate reads the header of a page, if it reads anything: that is walked over just before.
-pub(super) struct PageHeader {
-    from: BufReader<Place>,
-    start: u64,
-    left: u64,
-    walked: bool,
-}
-
-impl Read for PageHeader {
-    fn read(&mut self, into: &mut [u8]) -> io::Result<usize> {
-        if !self.walked {
-            Walk { from: &mut self.from, left: self.left }.structure(PAGE_HEADER, 0).map_err(io::Error::other)?;
-            self.from = BufReader::new(Place { file: self.from.get_ref().file.clone(), at: self.start });
-            self.walked = true;
-        }
-        self.from.read(into)
-    }
-}
 
 /// Walks over a struct without keeping anything of it, in time that its bytes bound.
-struct Walk<R> {
+pub(super) struct Walk<R> {
     from: R,
     /// Bytes that may belong to it.
     left: u64,
+    /// The numbers in the fields 0 to 3 of the struct itself.
+    first: [i64; 4],
 }
 
 impl<R: Read> Walk<R> {
+    /// Over a struct that begins where `from` stands, and is `left` bytes long at most.
+    pub fn new(from: R, left: u64) -> Self {
+        Self { from, left, first: [0; 4] }
+    }
+
+    /// Walks, and returns the numbers in the struct's own fields 0 to 3, of which those that there are not are 0.
+    ///
+    /// # Errors
+    /// [`ParquetError`] saying what is claimed and is not there, or is not of its shape.
+    pub fn run(mut self, known: Fields) -> Result<[i64; 4]> {
+        self.structure(known, 0)?;
+        Ok(self.first)
+    }
+
     /// A struct, of which `known` are the fields that are read.
     fn structure(&mut self, known: Fields, depth: u32) -> Result<()> {
         check_depth(depth)?;
@@ -148,7 +64,16 @@ impl<R: Read> Walk<R> {
     fn known(&mut self, shape: &Shape, kind: u8, id: i16, depth: u32) -> Result<()> {
         match (shape, kind) {
             (Shape::Truth, 1 | 2) => Ok(()),
-            (Shape::Number, 4..=6) | (Shape::Byte, 3) | (Shape::Double, 7) | (Shape::Bytes, 8) => self.unknown(kind, depth),
+            (Shape::Number, 4..=6) => {
+                let number = self.signed()?;
+                if depth == 0
+                    && let Some(first) = usize::try_from(id).ok().and_then(|id| self.first.get_mut(id))
+                {
+                    *first = number;
+                }
+                Ok(())
+            }
+            (Shape::Byte, 3) | (Shape::Double, 7) | (Shape::Bytes, 8) => self.unknown(kind, depth),
             (Shape::Struct(fields), 12) => self.structure(fields, depth + 1),
             (Shape::List(shape), 9) => {
                 let (size, kind) = self.list()?;
@@ -266,7 +191,7 @@ mod tests {
     use super::*;
 
     fn walk(known: Fields, bytes: &[u8]) -> std::result::Result<u64, String> {
-        let mut walk = Walk { from: bytes, left: bytes.len() as u64 };
+        let mut walk = Walk::new(bytes, bytes.len() as u64);
         walk.structure(known, 0).map(|()| walk.left).map_err(|error| error.to_string())
     }
 
@@ -288,6 +213,8 @@ mod tests {
         let more = [&GOOD[..], &[9, 9, 9]].concat();
         for known in [FITS, &[]] {
             assert_eq!(walk(known, &more), Ok(3));
+            let first = Walk::new(&GOOD[..], 32).run(known).unwrap();
+            assert_eq!(first, [0, if known.is_empty() { 0 } else { 75 }, 0, 0]);
             for end in 0..GOOD.len() {
                 assert!(walk(known, &GOOD[..end]).unwrap_err().contains("are left"), "cut at {end}");
             }

@@ -1,19 +1,25 @@
-//! One string column of a Parquet file, without Arrow.
+//! One string column of a Parquet file, without Arrow. What the parquet crate believes is checked before it sees it: headers in [`file`], pages in [`pages`].
+
+mod file;
+mod pages;
+mod shapes;
+mod thrift;
 
 use std::fs::File;
 use std::path::Path;
 
 use parquet::basic::Type;
-use parquet::column::reader::ColumnReader;
+use parquet::column::reader::{ColumnReader, get_column_reader};
 use parquet::data_type::ByteArray;
 use parquet::errors::ParquetError;
 use parquet::file::metadata::ColumnChunkMetaData;
 use parquet::file::reader::{FileReader, SerializedFileReader};
 
-use super::parquet_file::ParquetFile;
 use super::reader::{OnBad, RawDocument, forgive};
 use crate::error::{Error, IoContext, Result};
 use crate::guard;
+use file::ParquetFile;
+use pages::CheckedPages;
 
 /// Rows taken at a time: enough to be fast, few enough to bound the memory.
 const ROWS: usize = 256;
@@ -34,7 +40,12 @@ pub(super) fn read(
     let mut row = 0u64;
     for group in 0..reader.num_row_groups() {
         check_place(reader.metadata().row_group(group).column(column), size).map_err(damaged)?;
-        let values = guarded(|| reader.get_row_group(group)?.get_column_reader(column)).map_err(damaged)?;
+        let values = guarded(|| {
+            let pages = reader.get_row_group(group)?.get_column_page_reader(column)?;
+            let description = reader.metadata().file_metadata().schema_descr().column(column);
+            Ok(get_column_reader(description, Box::new(CheckedPages::new(pages, optional))))
+        })
+        .map_err(damaged)?;
         let ColumnReader::ByteArrayColumnReader(mut values) = values else {
             return Err(Error::file(file, format!("the column {field:?} is not stored as strings in every row group")));
         };
