@@ -15,6 +15,10 @@ pub(super) enum Shape {
     Truth,
     /// A struct, or a union: one of its fields.
     Struct(Fields),
+    /// A node of a tree, before its children.
+    Node(Fields),
+    /// How many children a node has.
+    Children,
     /// A list.
     List(&'static Shape),
 }
@@ -22,7 +26,7 @@ pub(super) enum Shape {
 /// Number and shape of each field.
 pub(super) type Fields = &'static [(i16, Shape)];
 
-use Shape::{Byte, Bytes, Double, List, Number, Struct, Truth};
+use Shape::{Byte, Bytes, Children, Double, List, Node, Number, Struct, Truth};
 
 const EMPTY: Shape = Struct(&[]);
 
@@ -44,7 +48,7 @@ pub(super) const PAGE_HEADER: Fields = &[
 /// The metadata at a file's end.
 pub(super) const FILE_META_DATA: Fields = &[
     (1, Number),                                   // version
-    (2, List(&Struct(SCHEMA_ELEMENT))),            // schema
+    (2, List(&Node(SCHEMA_ELEMENT))),              // schema
     (3, Number),                                   // num_rows
     (4, List(&Struct(ROW_GROUP))),                 // row_groups
     (5, List(&Struct(KEY_VALUE))),                 // key_value_metadata
@@ -53,15 +57,15 @@ pub(super) const FILE_META_DATA: Fields = &[
 ];
 
 const SCHEMA_ELEMENT: Fields = &[
-    (1, Number), // type
-    (2, Number), // type_length
-    (3, Number), // repetition_type
-    (4, Bytes),  // name
-    (5, Number), // num_children
-    (6, Number), // converted_type
-    (7, Number), // scale
-    (8, Number), // precision
-    (9, Number), // field_id
+    (1, Number),   // type
+    (2, Number),   // type_length
+    (3, Number),   // repetition_type
+    (4, Bytes),    // name
+    (5, Children), // num_children
+    (6, Number),   // converted_type
+    (7, Number),   // scale
+    (8, Number),   // precision
+    (9, Number),   // field_id
     (10, Struct(LOGICAL_TYPE)),
 ];
 

@@ -1,7 +1,8 @@
 //! A walk over a struct of Thrift's compact protocol, which the headers of a Parquet file are, before the parquet crate reads it. What a reader does not know in
 //! one it skips; the crate (60.1) skips as many elements of a list as the list claims to have, also where no bytes are left or an element takes none, so that
 //! some hundred bytes can keep it busy for minutes. Fields that it does know it reads as they should be, whatever they say they are; so that it and the walk see
-//! the same, what is known is held to its shape.
+//! the same, what is known is held to its shape. It makes room for as many columns within a column as are claimed, and follows them by recursion: so they must be
+//! there, and not too deep.
 
 use std::io::{self, Read};
 
@@ -11,6 +12,8 @@ use super::shapes::{Fields, Shape};
 
 /// How deep structs and lists may lie within each other; those of Parquet lie eight deep.
 const MOST_DEPTH: u32 = 32;
+/// How deep columns may lie within each other.
+const MOST_NODES: usize = 100;
 
 /// Walks over a struct without keeping anything of it, in time that its bytes bound.
 pub(super) struct Walk<R> {
@@ -19,12 +22,16 @@ pub(super) struct Walk<R> {
     left: u64,
     /// The numbers in the fields 0 to 3 of the struct itself.
     first: [i64; 4],
+    /// The children of the node that is being walked over.
+    children: u64,
+    /// Of that node's ancestors, from the root: how many children are still to come.
+    to_come: Vec<u64>,
 }
 
 impl<R: Read> Walk<R> {
     /// Over a struct that begins where `from` stands, and is `left` bytes long at most.
     pub fn new(from: R, left: u64) -> Self {
-        Self { from, left, first: [0; 4] }
+        Self { from, left, first: [0; 4], children: 0, to_come: Vec::new() }
     }
 
     /// Walks, and returns the numbers in the struct's own fields 0 to 3, of which those that there are not are 0.
@@ -74,6 +81,16 @@ impl<R: Read> Walk<R> {
                 Ok(())
             }
             (Shape::Byte, 3) | (Shape::Double, 7) | (Shape::Bytes, 8) => self.unknown(kind, depth),
+            (Shape::Children, 4..=6) => {
+                // What is below zero the crate refuses.
+                self.children = u64::try_from(self.signed()?).unwrap_or(0);
+                Ok(())
+            }
+            (Shape::Node(fields), 12) => {
+                self.children = 0;
+                self.structure(fields, depth + 1)?;
+                self.node()
+            }
             (Shape::Struct(fields), 12) => self.structure(fields, depth + 1),
             (Shape::List(shape), 9) => {
                 let (size, kind) = self.list()?;
@@ -81,6 +98,24 @@ impl<R: Read> Walk<R> {
             }
             _ => Err(damaged(format!("a header holds a field {id} of the kind {kind}, which that field is not"))),
         }
+    }
+
+    /// Puts a node into its tree. Its children come after it, and each takes a byte at least.
+    fn node(&mut self) -> Result<()> {
+        if self.children > self.left {
+            return Err(damaged(format!("a column claims {} columns within it where {} bytes are left", self.children, self.left)));
+        }
+        while self.to_come.pop_if(|left| *left == 0).is_some() {}
+        if let Some(left) = self.to_come.last_mut() {
+            *left -= 1;
+        }
+        if self.children > 0 {
+            self.to_come.push(self.children);
+        }
+        if self.to_come.len() > MOST_NODES {
+            return Err(damaged(format!("its columns lie more than {MOST_NODES} deep within each other")));
+        }
+        Ok(())
     }
 
     /// A value that is skipped.
@@ -258,5 +293,27 @@ mod tests {
         assert!(walk(&[], &[0xfc; 100]).unwrap_err().contains("more than 32 deep"));
         assert!(walk(&[], &[&[0xf6][..], &[0xff; 11]].concat()).unwrap_err().contains("more than ten bytes"));
         assert!(walk(&[], &[0xfe]).unwrap_err().contains("unknown kind 14"));
+    }
+
+    #[test]
+    fn a_tree_has_the_children_that_it_claims_and_is_not_too_deep() {
+        const TREE: Fields = &[(1, Shape::List(&Shape::Node(&[(1, Shape::Children)])))];
+        let node = |children: u8| if children == 0 { vec![0] } else { vec![0x15, 2 * children, 0] };
+        let tree = |nodes: &[u8]| [vec![0x19, 0xfc, nodes.len() as u8], nodes.iter().flat_map(|&n| node(n)).collect(), vec![0]].concat();
+        let walked = |nodes: &[u8]| walk(TREE, &tree(nodes));
+        // Two subtrees of two; more nodes than the root has are the crate's to refuse.
+        assert_eq!(walked(&[2, 2, 0, 0, 2, 0, 0]), Ok(0));
+        assert_eq!(walked(&[1, 0, 0, 0]), Ok(0));
+        assert!(walked(&[0, 0, 9]).unwrap_err().contains("a column claims 9 columns within it where 1 bytes are left"));
+        // 2³¹ - 1, and -1.
+        assert!(walk(TREE, &[0x19, 0x1c, 0x15, 0xfe, 0xff, 0xff, 0xff, 0x0f, 0, 0]).unwrap_err().contains("claims 2147483647"));
+        assert_eq!(walk(TREE, &[0x19, 0x1c, 0x15, 1, 0, 0]), Ok(0));
+        let chain = |deep: usize| [vec![1; deep], vec![0]].concat();
+        assert_eq!(walked(&chain(100)), Ok(0));
+        assert!(walked(&chain(101)).unwrap_err().contains("more than 100 deep"));
+        // Many beside each other are not deep, nor is what ends within another's last child.
+        let mut pairs = vec![60];
+        pairs.extend([1, 0].repeat(60));
+        assert_eq!(walked(&pairs), Ok(0));
     }
 }
