@@ -105,6 +105,10 @@ impl Read for PageHeader {
     fn read(&mut self, into: &mut [u8]) -> io::Result<usize> {
         if !self.walked {
             let [_, _, unpacked, packed] = Walk::new(&mut self.from, self.left).run(PAGE_HEADER).map_err(io::Error::other)?;
+            // The crate takes the lower 32 bits of whatever number is there.
+            if let Some(size) = [unpacked, packed].into_iter().find(|&size| i32::try_from(size).is_err()) {
+                return Err(io::Error::other(format!("a page claims a size of {size} bytes")));
+            }
             // The crate takes what a page claims to unpack to before it unpacks it.
             if unpacked > FREE_PAGE_BYTES && unpacked / MOST_RATIO > packed {
                 return Err(io::Error::other(format!("a page of {packed} bytes claims to be {unpacked} when it is unpacked")));
@@ -136,6 +140,7 @@ mod tests {
         assert_eq!(read(&[0x80, 0x80, 0x80, 0x40]), Ok([0x15, 0, 0x15, 0x80]));
         assert!(read(&[0x82, 0x80, 0x80, 0x40]).unwrap_err().contains("a page of 10 bytes claims to be 67108865 when it is unpacked"));
         assert!(read(&[0xfe, 0xff, 0xff, 0xff, 0x0f]).unwrap_err().contains("claims to be 2147483647"));
+        assert!(read(&[0x80, 0x80, 0x80, 0x80, 0x10]).unwrap_err().contains("a size of 2147483648 bytes"));
     }
 
     #[test]

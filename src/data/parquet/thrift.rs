@@ -82,8 +82,11 @@ impl<R: Read> Walk<R> {
             }
             (Shape::Byte, 3) | (Shape::Double, 7) | (Shape::Bytes, 8) => self.unknown(kind, depth),
             (Shape::Children, 4..=6) => {
-                // What is below zero the crate refuses.
-                self.children = u64::try_from(self.signed()?).unwrap_or(0);
+                let children = self.signed()?;
+                // Of what has more than 32 bits the crate takes the lower ones.
+                let children = i32::try_from(children).ok().and_then(|children| u64::try_from(children).ok());
+                self.children =
+                    children.ok_or_else(|| damaged("a column claims to have no possible number of columns within it".into()))?;
                 Ok(())
             }
             (Shape::Node(fields), 12) => {
@@ -307,7 +310,8 @@ mod tests {
         assert!(walked(&[0, 0, 9]).unwrap_err().contains("a column claims 9 columns within it where 1 bytes are left"));
         // 2³¹ - 1, and -1.
         assert!(walk(TREE, &[0x19, 0x1c, 0x15, 0xfe, 0xff, 0xff, 0xff, 0x0f, 0, 0]).unwrap_err().contains("claims 2147483647"));
-        assert_eq!(walk(TREE, &[0x19, 0x1c, 0x15, 1, 0, 0]), Ok(0));
+        assert!(walk(TREE, &[0x19, 0x1c, 0x15, 1, 0, 0]).unwrap_err().contains("no possible number"));
+        assert!(walk(TREE, &[0x19, 0x1c, 0x15, 0x80, 0x80, 0x80, 0x80, 0x20, 0, 0]).unwrap_err().contains("no possible number"));
         let chain = |deep: usize| [vec![1; deep], vec![0]].concat();
         assert_eq!(walked(&chain(100)), Ok(0));
         assert!(walked(&chain(101)).unwrap_err().contains("more than 100 deep"));
