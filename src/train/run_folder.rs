@@ -3,6 +3,8 @@
 use std::fs::{self, File, TryLockError};
 use std::io::Write;
 use std::path::{Path, PathBuf};
+use std::thread;
+use std::time::{Duration, Instant};
 
 use super::checkpoint::{self, State};
 use super::environment::Environment;
@@ -17,6 +19,10 @@ const RECIPE_FILE: &str = "recipe.toml";
 const ENVIRONMENT_FILE: &str = "environment.json";
 const LOCK_FILE: &str = "run.lock";
 const CHECKPOINTS_FOLDER: &str = "checkpoints";
+
+/// How long a lock may be held on: by a process that was killed a moment ago and is being cleared away, and by what another thread of ours starts as a
+/// process of its own, until that has let go of our files.
+const PATIENCE: Duration = Duration::from_secs(1);
 
 /// A run folder that this process alone writes to, as long as the value lives.
 #[derive(Debug)]
@@ -46,7 +52,14 @@ impl RunFolder {
         fs::create_dir_all(&checkpoints).at(&checkpoints)?;
         let lock_path = path.join(LOCK_FILE);
         let lock = File::options().create(true).truncate(false).write(true).open(&lock_path).at(&lock_path)?;
-        match lock.try_lock() {
+        let started = Instant::now();
+        let locked = loop {
+            match lock.try_lock() {
+                Err(TryLockError::WouldBlock) if started.elapsed() < PATIENCE => thread::sleep(PATIENCE / 50),
+                locked => break locked,
+            }
+        };
+        match locked {
             Ok(()) => {}
             Err(TryLockError::WouldBlock) => {
                 return Err(Error::usage(format!(
@@ -236,5 +249,25 @@ impl RunFolder {
             fs::remove_dir_all(&doomed).at(&doomed)?;
         }
         Ok(())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_lock_that_is_let_go_of_in_a_moment_is_waited_for_and_no_other() {
+        let folder = tempfile::tempdir().unwrap();
+        let first = RunFolder::open(folder.path()).unwrap();
+        let error = RunFolder::open(folder.path()).unwrap_err().to_string();
+        assert!(error.contains("another treering is training in this folder"), "{error}");
+        thread::scope(|scope| {
+            scope.spawn(|| {
+                thread::sleep(PATIENCE / 5);
+                drop(first);
+            });
+            RunFolder::open(folder.path()).unwrap();
+        });
     }
 }
