@@ -181,17 +181,16 @@ impl Config {
     }
 
     pub(super) fn check(&self) -> std::result::Result<(), String> {
-        for (key, size) in [
-            ("vocab_size", self.vocab_size),
-            ("hidden_size", self.hidden_size),
-            ("intermediate_size", self.intermediate_size),
-            ("num_hidden_layers", self.num_hidden_layers),
-            ("num_attention_heads", self.num_attention_heads),
-            ("num_key_value_heads", self.num_key_value_heads),
-            ("head_dim", self.head_dim),
-            ("max_position_embeddings", self.max_position_embeddings),
+        for (key, size, most) in [
+            ("vocab_size", self.vocab_size, MAX_SIZE),
+            ("hidden_size", self.hidden_size, MAX_SIZE),
+            ("intermediate_size", self.intermediate_size, MAX_SIZE),
+            ("num_hidden_layers", self.num_hidden_layers, MAX_LAYERS),
+            ("num_attention_heads", self.num_attention_heads, MAX_SIZE),
+            ("num_key_value_heads", self.num_key_value_heads, MAX_SIZE),
+            ("head_dim", self.head_dim, MAX_SIZE),
+            ("max_position_embeddings", self.max_position_embeddings, MAX_SIZE),
         ] {
-            let most = if key == "num_hidden_layers" { MAX_LAYERS } else { MAX_SIZE };
             if size == 0 || size as u64 > most {
                 return Err(format!("`{key}` is {size}; it must be between 1 and {most}"));
             }

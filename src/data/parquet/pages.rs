@@ -3,7 +3,9 @@
 
 use parquet::basic::Encoding;
 use parquet::column::page::{Page, PageMetadata, PageReader};
-use parquet::errors::{ParquetError, Result};
+use parquet::errors::Result;
+
+use super::thrift::{damaged, number};
 
 /// The most values of a delta-encoded page, each of which takes four bytes, and none of the page where all are alike. Writers begin another page after a MiB
 /// or some 100,000 values.
@@ -112,15 +114,7 @@ impl<'a> Deltas<'a> {
     }
 
     fn number(&mut self) -> Result<u64> {
-        let mut number = 0;
-        for shift in (0..64).step_by(7) {
-            let byte = self.take(1)?[0];
-            number |= u64::from(byte & 127) << shift;
-            if byte & 128 == 0 {
-                return Ok(number);
-            }
-        }
-        Err(damaged("a number in a page has more than ten bytes".into()))
+        number(|| Ok(self.take(1)?[0]))
     }
 
     fn take(&mut self, count: u64) -> Result<&'a [u8]> {
@@ -131,10 +125,6 @@ impl<'a> Deltas<'a> {
         self.bytes = left;
         Ok(taken)
     }
-}
-
-fn damaged(message: String) -> ParquetError {
-    ParquetError::General(message)
 }
 
 #[cfg(test)]

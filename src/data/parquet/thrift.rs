@@ -140,6 +140,7 @@ impl<R: Read> Walk<R> {
                 0 => Ok(()),
                 size => {
                     let kinds = self.byte()?;
+                    self.check_size(size)?;
                     self.elements(size, &[kinds >> 4, kinds & 15], depth)
                 }
             },
@@ -165,9 +166,8 @@ impl<R: Read> Walk<R> {
         Ok(())
     }
 
-    /// `size` times a value of each kind.
+    /// `size` times a value of each kind, of which there may be as many.
     fn elements(&mut self, size: u64, kinds: &[u8], depth: u32) -> Result<()> {
-        self.check_size(size)?;
         // Not known to the format, and read in two ways: as a byte each, and as the crate skips them, as none.
         if size > 0 && kinds.iter().any(|kind| matches!(kind, 1 | 2)) {
             return Err(damaged(format!("a header holds a list of {size} truth values, and those of Parquet hold none")));
@@ -189,15 +189,7 @@ impl<R: Read> Walk<R> {
     }
 
     fn number(&mut self) -> Result<u64> {
-        let mut number = 0;
-        for shift in (0..64).step_by(7) {
-            let byte = self.byte()?;
-            number |= u64::from(byte & 127) << shift;
-            if byte & 128 == 0 {
-                return Ok(number);
-            }
-        }
-        Err(damaged("a number in a header has more than ten bytes".into()))
+        number(|| self.byte())
     }
 
     /// A number that may be below zero.
@@ -220,7 +212,20 @@ fn check_depth(depth: u32) -> Result<()> {
     Ok(())
 }
 
-fn damaged(message: String) -> ParquetError {
+/// A whole number in groups of seven bits, the lowest first, as headers and pages have it.
+pub(super) fn number(mut byte: impl FnMut() -> Result<u8>) -> Result<u64> {
+    let mut number = 0;
+    for shift in (0..64).step_by(7) {
+        let byte = byte()?;
+        number |= u64::from(byte & 127) << shift;
+        if byte & 128 == 0 {
+            return Ok(number);
+        }
+    }
+    Err(damaged("a number has more than ten bytes".into()))
+}
+
+pub(super) fn damaged(message: String) -> ParquetError {
     ParquetError::General(message)
 }
 
