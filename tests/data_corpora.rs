@@ -5,6 +5,8 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
 
+use parquet::basic::Compression;
+use parquet::file::properties::{WriterProperties, WriterPropertiesBuilder, WriterVersion};
 use treering::data::reader::{RawDocument, read_documents};
 use treering::data::{CorpusConfig, Encode, Format, HeldOut, HeldOutConfig, Split, TokenCache};
 use treering::{Error, Result};
@@ -45,18 +47,16 @@ fn zstd(content: &[u8]) -> Vec<u8> {
 
 /// A Parquet file with the columns `id` (i64) and `text` (strings, null where `None`), in row groups of two.
 fn parquet(rows: &[Option<&str>]) -> Vec<u8> {
-    parquet_by(rows, "treering's tests")
+    parquet_with(rows, WriterProperties::builder().set_compression(Compression::SNAPPY))
 }
 
-/// The same by a writer of that name.
-fn parquet_by(rows: &[Option<&str>], writer: &str) -> Vec<u8> {
+/// The same, written as `properties` say.
+fn parquet_with(rows: &[Option<&str>], properties: WriterPropertiesBuilder) -> Vec<u8> {
     use parquet::data_type::{ByteArray, ByteArrayType, Int64Type};
     let schema = "message m { required int64 id; optional binary text (UTF8); }";
     let schema = Arc::new(parquet::schema::parser::parse_message_type(schema).unwrap());
-    let properties = parquet::file::properties::WriterProperties::builder().set_compression(parquet::basic::Compression::SNAPPY);
-    let properties = properties.set_created_by(writer.into()).build();
     let mut out = Vec::new();
-    let mut writer = parquet::file::writer::SerializedFileWriter::new(&mut out, schema, Arc::new(properties)).unwrap();
+    let mut writer = parquet::file::writer::SerializedFileWriter::new(&mut out, schema, Arc::new(properties.build())).unwrap();
     for group in rows.chunks(2) {
         let mut row_group = writer.next_row_group().unwrap();
         let mut column = row_group.next_column().unwrap().unwrap();
@@ -72,6 +72,27 @@ fn parquet_by(rows: &[Option<&str>], writer: &str) -> Vec<u8> {
     }
     writer.close().unwrap();
     out
+}
+
+/// Every way to pack pages of both versions, with a dictionary and without.
+fn packings() -> impl Iterator<Item = WriterPropertiesBuilder> {
+    let (gzip, zstd, brotli) = (Default::default(), Default::default(), Default::default());
+    let all = [
+        Compression::UNCOMPRESSED,
+        Compression::SNAPPY,
+        Compression::GZIP(gzip),
+        Compression::BROTLI(brotli),
+        Compression::ZSTD(zstd),
+        Compression::LZ4,
+        Compression::LZ4_RAW,
+    ];
+    let versions = [WriterVersion::PARQUET_1_0, WriterVersion::PARQUET_2_0];
+    let each = all.into_iter().flat_map(move |by| versions.map(|version| (by, version)));
+    each.flat_map(|(by, version)| {
+        [true, false].map(|dictionary| {
+            WriterProperties::builder().set_compression(by).set_writer_version(version).set_dictionary_enabled(dictionary)
+        })
+    })
 }
 
 fn read(file: &Path, corpus: &CorpusConfig) -> Result<Vec<RawDocument>> {
@@ -130,9 +151,21 @@ fn parquet_reads_a_string_column_across_row_groups() {
     assert_eq!(texts(&file, &corpus(&file)), ["eins", "zwei", "셋", "fünf"]);
     // The length of the metadata, which stands at the end, is not taken for a header, whatever it is.
     for length in 0..256 {
-        let file = write(folder.path(), "b.parquet", &parquet_by(&[Some("eins"), Some("zwei")], &"x".repeat(length)));
+        let properties = WriterProperties::builder().set_created_by("x".repeat(length));
+        let file = write(folder.path(), "b.parquet", &parquet_with(&[Some("eins"), Some("zwei")], properties));
         assert_eq!(texts(&file, &corpus(&file)), ["eins", "zwei"], "{length}");
     }
+}
+
+#[test]
+fn parquet_reads_the_same_however_it_is_packed() {
+    let folder = tempfile::tempdir().unwrap();
+    let rows = [Some("eins"), Some("eins zwei"), Some("셋"), Some("셋"), Some("fünf")];
+    for (index, properties) in packings().enumerate() {
+        let file = write(folder.path(), &format!("{index}.parquet"), &parquet_with(&rows, properties));
+        assert_eq!(texts(&file, &corpus(&file)), rows.map(Option::unwrap), "{index}");
+    }
+    assert_eq!(packings().count(), 28);
 }
 
 #[test]
@@ -183,15 +216,17 @@ fn parquet_columns_of_the_wrong_kind_are_refused_by_name() {
 #[test]
 fn a_damaged_parquet_file_never_panics() {
     let folder = tempfile::tempdir().unwrap();
-    let whole = parquet(&[Some("eins"), Some("zwei"), Some("drei")]);
-    for at in 0..whole.len() {
-        let file = write(folder.path(), "cut.parquet", &whole[..at]);
-        assert!(read(&file, &corpus(&file)).is_err(), "cut at {at}");
-        let mut flipped = whole.clone();
-        flipped[at] ^= [0x01, 0x80, 0xFF][at % 3];
-        let file = write(folder.path(), "flip.parquet", &flipped);
-        // A flipped bit may go unnoticed; it must not take the process down.
-        let _ = read(&file, &corpus(&file));
+    for properties in packings() {
+        let whole = parquet_with(&[Some("eins"), Some("zwei"), Some("drei")], properties);
+        for at in 0..whole.len() {
+            let file = write(folder.path(), "cut.parquet", &whole[..at]);
+            assert!(read(&file, &corpus(&file)).is_err(), "cut at {at}");
+            let mut flipped = whole.clone();
+            flipped[at] ^= [0x01, 0x80, 0xFF][at % 3];
+            let file = write(folder.path(), "flip.parquet", &flipped);
+            // A flipped bit may go unnoticed; it must not take the process down.
+            let _ = read(&file, &corpus(&file));
+        }
     }
 }
 

@@ -3,6 +3,7 @@
 use std::fs::File;
 use std::io::{self, BufReader, Read, Seek, SeekFrom};
 use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
 
 use bytes::Bytes;
 use parquet::errors::{ParquetError, Result};
@@ -19,9 +20,11 @@ const MOST_RATIO: i64 = 4096;
 const END_BYTES: u64 = 8;
 
 /// A file that the parquet crate reads from.
+#[derive(Clone)]
 pub(super) struct ParquetFile {
     file: Arc<File>,
     size: u64,
+    claimed: Arc<AtomicUsize>,
 }
 
 impl ParquetFile {
@@ -30,9 +33,8 @@ impl ParquetFile {
     /// # Errors
     /// [`ParquetError`] where the metadata claims more than it has, or the file cannot be read.
     pub fn new(file: File) -> Result<Self> {
-        let size = file.metadata()?.len();
-        let found = Self { file: Arc::new(file), size };
-        let Some(at) = size.checked_sub(END_BYTES) else { return Ok(found) };
+        let found = Self { size: file.metadata()?.len(), file: Arc::new(file), claimed: Arc::default() };
+        let Some(at) = found.size.checked_sub(END_BYTES) else { return Ok(found) };
         let mut end = [0; END_BYTES as usize];
         found.at(at).read_exact(&mut end)?;
         let [a, b, c, d, ..] = end;
@@ -41,6 +43,11 @@ impl ParquetFile {
             Walk::new(BufReader::new(found.at(start)), length).run(FILE_META_DATA)?;
         }
         Ok(found)
+    }
+
+    /// The bytes that the page whose header was read last claims to have when it is unpacked.
+    pub fn claimed(&self) -> usize {
+        self.claimed.load(Ordering::Relaxed)
     }
 
     fn at(&self, at: u64) -> Place {
@@ -60,7 +67,7 @@ impl ChunkReader for ParquetFile {
     fn get_read(&self, start: u64) -> Result<PageHeader> {
         let left = self.size.saturating_sub(start);
         // The file's last bytes are read in this way too.
-        Ok(PageHeader { from: BufReader::new(self.at(start)), left, start, walked: left <= END_BYTES })
+        Ok(PageHeader { from: BufReader::new(self.at(start)), left, start, walked: left <= END_BYTES, claimed: self.claimed.clone() })
     }
 
     fn get_bytes(&self, start: u64, length: usize) -> Result<Bytes> {
@@ -99,6 +106,7 @@ pub(super) struct PageHeader {
     start: u64,
     left: u64,
     walked: bool,
+    claimed: Arc<AtomicUsize>,
 }
 
 impl Read for PageHeader {
@@ -109,6 +117,8 @@ impl Read for PageHeader {
             if let Some(size) = [unpacked, packed].into_iter().find(|&size| i32::try_from(size).is_err()) {
                 return Err(io::Error::other(format!("a page claims a size of {size} bytes")));
             }
+            // The crate refuses a size below 0.
+            self.claimed.store(usize::try_from(unpacked).unwrap_or(0), Ordering::Relaxed);
             // The crate takes what a page claims to unpack to before it unpacks it.
             if unpacked > FREE_PAGE_BYTES && unpacked / MOST_RATIO > packed {
                 return Err(io::Error::other(format!("a page of {packed} bytes claims to be {unpacked} when it is unpacked")));
@@ -132,7 +142,7 @@ mod tests {
             let bytes = [&[0x15, 0, 0x15], unpacked, &[0x15, 20, 0], &[7; 10], &[0, 0, 0, 0, b'P', b'A', b'R', b'1']].concat();
             io::Write::write_all(&mut file, &bytes).unwrap();
             let mut first = [0; 4];
-            let file = ParquetFile { size: bytes.len() as u64, file: Arc::new(file) };
+            let file = ParquetFile { size: bytes.len() as u64, file: Arc::new(file), claimed: Arc::default() };
             file.get_read(0).unwrap().read_exact(&mut first).map(|()| first).map_err(|error| error.to_string())
         };
         assert_eq!(read(&[40]), Ok([0x15, 0, 0x15, 40]));
@@ -147,7 +157,7 @@ mod tests {
     fn nothing_is_read_from_behind_the_end() {
         let mut file = tempfile::tempfile().unwrap();
         io::Write::write_all(&mut file, b"0123456789").unwrap();
-        let file = ParquetFile { size: 10, file: Arc::new(file) };
+        let file = ParquetFile { size: 10, file: Arc::new(file), claimed: Arc::default() };
         assert_eq!(file.get_bytes(8, 2).unwrap(), "89");
         for (start, length) in [(8, 3), (11, 0), (u64::MAX, 1), (0, usize::MAX)] {
             assert!(file.get_bytes(start, length).is_err(), "{start}, {length}");

@@ -4,6 +4,7 @@ mod file;
 mod pages;
 mod shapes;
 mod thrift;
+mod unpack;
 
 use std::fs::File;
 use std::path::Path;
@@ -13,10 +14,10 @@ use parquet::column::reader::{ColumnReader, get_column_reader};
 use parquet::data_type::ByteArray;
 use parquet::errors::ParquetError;
 use parquet::file::metadata::ColumnChunkMetaData;
-use parquet::file::reader::{FileReader, SerializedFileReader};
+use parquet::file::reader::{FileReader, Length, SerializedFileReader};
 
 use super::reader::{OnBad, RawDocument, forgive};
-use crate::error::{Error, IoContext, Result};
+use crate::error::{Error, Result};
 use crate::guard;
 use file::ParquetFile;
 use pages::CheckedPages;
@@ -34,16 +35,16 @@ pub(super) fn read(
     mut bad: OnBad,
 ) -> Result<()> {
     let damaged = |e: ParquetError| Error::file(file, format!("cannot read as Parquet, the file is truncated or damaged: {e}"));
-    let size = handle.metadata().at(file)?.len();
-    let reader = guarded(|| SerializedFileReader::new(ParquetFile::new(handle)?)).map_err(damaged)?;
+    let parquet = ParquetFile::new(handle).map_err(damaged)?;
+    let reader = guarded(|| SerializedFileReader::new(parquet.clone())).map_err(damaged)?;
     let (column, optional) = find_column(file, &reader, field)?;
     let mut row = 0u64;
     for group in 0..reader.num_row_groups() {
-        check_place(reader.metadata().row_group(group).column(column), size).map_err(damaged)?;
+        check_place(reader.metadata().row_group(group).column(column), parquet.len()).map_err(damaged)?;
         let values = guarded(|| {
-            let pages = reader.get_row_group(group)?.get_column_page_reader(column)?;
+            let pages = CheckedPages::new(&parquet, reader.metadata().row_group(group), column, optional)?;
             let description = reader.metadata().file_metadata().schema_descr().column(column);
-            Ok(get_column_reader(description, Box::new(CheckedPages::new(pages, optional))))
+            Ok(get_column_reader(description, Box::new(pages)))
         })
         .map_err(damaged)?;
         let ColumnReader::ByteArrayColumnReader(mut values) = values else {

@@ -1,11 +1,17 @@
 //! Pages whose counts are checked before the parquet crate takes memory for them: it makes room for as many values as a dictionary, or the lengths before
 //! delta-encoded texts, claim to have.
 
-use parquet::basic::Encoding;
+use std::sync::Arc;
+
+use parquet::basic::{Compression, Encoding};
 use parquet::column::page::{Page, PageMetadata, PageReader};
 use parquet::errors::Result;
+use parquet::file::metadata::RowGroupMetaData;
+use parquet::file::serialized_reader::SerializedPageReader;
 
+use super::file::ParquetFile;
 use super::thrift::{damaged, number};
+use super::unpack::Packed;
 
 /// The most values of a delta-encoded page, each of which takes four bytes, and none of the page where all are alike. Writers begin another page after a MiB
 /// or some 100,000 values.
@@ -13,14 +19,27 @@ const MOST_VALUES: u64 = 1 << 25;
 
 /// The pages of a column of texts.
 pub(super) struct CheckedPages {
-    pages: Box<dyn PageReader>,
+    file: ParquetFile,
+    pages: SerializedPageReader<ParquetFile>,
+    packed: Option<Packed>,
     /// Whether the column can be null, so that its pages say which values are.
     optional: bool,
 }
 
 impl CheckedPages {
-    pub fn new(pages: Box<dyn PageReader>, optional: bool) -> Self {
-        Self { pages, optional }
+    /// Those of the column with that index in a row group.
+    ///
+    /// # Errors
+    /// [`ParquetError`](parquet::errors::ParquetError) where the column is packed in a way that is unknown.
+    pub fn new(file: &ParquetFile, group: &RowGroupMetaData, column: usize, optional: bool) -> Result<Self> {
+        let mut chunk = group.column(column).clone();
+        let packed = Packed::of(chunk.compression());
+        if packed.is_some() {
+            // So the crate hands out pages as they lie in the file.
+            chunk = chunk.into_builder().set_compression(Compression::UNCOMPRESSED).build()?;
+        }
+        let pages = SerializedPageReader::new(Arc::new(file.clone()), &chunk, usize::try_from(group.num_rows())?, None)?;
+        Ok(Self { file: file.clone(), pages, packed, optional })
     }
 }
 
@@ -34,9 +53,12 @@ impl Iterator for CheckedPages {
 
 impl PageReader for CheckedPages {
     fn get_next_page(&mut self) -> Result<Option<Page>> {
-        let page = self.pages.get_next_page()?;
-        page.iter().try_for_each(|page| check(page, self.optional))?;
-        Ok(page)
+        let Some(mut page) = self.pages.get_next_page()? else { return Ok(None) };
+        if let Some(packed) = self.packed {
+            page = packed.unpack(page, self.file.claimed())?;
+        }
+        check(&page, self.optional)?;
+        Ok(Some(page))
     }
 
     fn peek_next_page(&mut self) -> Result<Option<PageMetadata>> {
