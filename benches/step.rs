@@ -102,6 +102,7 @@ fn main() -> Result<(), Box<dyn std::error::Error>> {
         config: &config,
         rings: &[],
         method: &method,
+        name: None,
         precision,
         batch_size: args.batch,
         sequence_length: args.length,

@@ -54,7 +54,8 @@ dictionary() {
         tokenizer) set -- ../src/tokenizer.rs ../tests/fixtures/tokenizer-*.json corpus/tokenizer/* ;;
         recipe) set -- ../src/recipe/*.rs ../src/grow/*.rs ../src/baseline/*.rs ../recipes/*.toml ;;
         study) set -- ../src/study/*.rs ../src/recipe/*.rs ../studies/*.toml ;;
-        router | aids) set -- ../src/route/*.rs ;;
+        aids) set -- ../src/route/*.rs ;;
+        router) set -- ../src/route/*.rs ../src/recipe/*.rs ../src/grow/*.rs ../src/model/head.rs ;;
         corpus) set -- ../src/data/*.rs ;;
         parquet | token_cache) return ;;
         checkpoint | metrics) set -- ../src/train/*.rs corpus/"$1"/* ;;

@@ -92,7 +92,7 @@ fn batch() -> Batch {
 fn plan(rings: &[Growth], method: &Method, precision: Precision, recompute: bool) -> Flops {
     let config = config();
     let (batch_size, sequence_length) = (WINDOWS, LENGTH);
-    Plan::new(&Request { config: &config, rings, method, precision, batch_size, sequence_length, recompute, pair: false })
+    Plan::new(&Request { config: &config, rings, method, name: None, precision, batch_size, sequence_length, recompute, pair: false })
         .unwrap()
         .flops_per_token
 }

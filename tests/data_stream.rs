@@ -204,6 +204,12 @@ fn a_position_of_another_run_is_refused() {
     damaged = good.clone();
     damaged.sources[0].next_lane = 99;
     assert!(refuse(&config, 1, &damaged).contains("does not fit this corpus"));
+    // What is counted on from there would not fit its number.
+    for (opened, tokens) in [(u64::MAX, 0), (0, u64::MAX)] {
+        damaged = good.clone();
+        (damaged.sources[0].opened, damaged.sources[0].tokens) = (opened, tokens);
+        assert!(refuse(&config, 1, &damaged).contains("does not fit this corpus"));
+    }
 }
 
 #[test]

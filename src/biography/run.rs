@@ -189,7 +189,8 @@ pub(super) fn changes(set: &[String], stage: Stage) -> Vec<String> {
     let own = format!("train.learning_rates.{}", Block::ExpansionToBase);
     if stage == Stage::Task(MethodKind::ScaleRoute, 1)
         && !assigned().any(|(key, _)| key == own || key == "train.learning_rates")
-        && let Some(rate) = assigned().find(|(key, _)| *key == "train.learning_rate").and_then(|(_, rate)| rate.parse().ok())
+        // As TOML has numbers, with underscores between digits.
+        && let Some(rate) = assigned().find(|(key, _)| *key == "train.learning_rate").and_then(|(_, rate)| rate.replace('_', "").parse().ok())
     {
         changes.push(format!("{own}={:e}", expansion_to_base_rate(rate)));
     }
@@ -224,6 +225,7 @@ mod tests {
         let (route, second) = (Stage::Task(MethodKind::ScaleRoute, 1), Stage::Task(MethodKind::ScaleRoute, 2));
         assert_eq!(rates(&[], route), (3e-3, 3e-4));
         assert_eq!(rates(&["scale-route:train.learning_rate=1e-3"], route), (1e-3, 1e-4));
+        assert_eq!(rates(&["scale-route:train.learning_rate=1_0e-4"], route), (1e-3, 1e-4));
         assert_eq!(
             rates(&["scale-route-task-1:train.learning_rate = 1e-3", "train.learning_rate=2e-3"], route),
             (2e-3, 2e-4),

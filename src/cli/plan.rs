@@ -65,18 +65,17 @@ struct Report<'a> {
 pub fn run(args: Args) -> Result<()> {
     let is_recipe = args.path.extension().is_some_and(|e| e.eq_ignore_ascii_case("toml"));
     let given = if is_recipe { from_recipe(&args)? } else { from_model(&args)? };
-    let mut plan = Plan::new(&Request {
+    let plan = Plan::new(&Request {
         config: &given.config,
         rings: &given.rings,
         method: &given.method,
+        name: given.name,
         precision: given.precision,
         batch_size: given.batch_size,
         sequence_length: given.sequence_length,
         recompute: given.recompute,
         pair: given.pair,
     })?;
-    // Sizes and placement alone cannot tell `scale-route` from `scale-adapt`.
-    plan.method = given.kind.map_or(plan.method, MethodKind::as_str);
     let speed = (!args.no_speed).then(|| Speed::estimate(&plan, Products::measure(given.precision)));
     let report = Report { model: &given.model, plan, speed };
     super::print(if args.json { json(&report)? } else { text(&report, &given.config) })
@@ -92,8 +91,7 @@ struct Given {
     batch_size: usize,
     sequence_length: usize,
     recompute: bool,
-    /// The method's name, where it was given one.
-    kind: Option<MethodKind>,
+    name: Option<&'static str>,
     pair: bool,
 }
 
@@ -119,7 +117,7 @@ fn from_recipe(args: &Args) -> Result<Given> {
         batch_size: request.batch_size,
         sequence_length: request.sequence_length,
         recompute: request.recompute,
-        kind: Some(recipe.method.kind),
+        name: request.name,
         pair: request.pair,
         model: recipe.model.path,
         config,
@@ -165,7 +163,7 @@ fn from_model(args: &Args) -> Result<Given> {
         batch_size: args.batch_size.unwrap_or(4),
         sequence_length: args.sequence_length.unwrap_or(256),
         recompute: args.recompute,
-        kind,
+        name: kind.map(MethodKind::as_str),
         pair: false,
     })
 }

@@ -63,6 +63,11 @@ impl TrainSource {
     }
 }
 
+/// Epochs of a source before its random numbers meet those of the next.
+const MOST_EPOCHS: u64 = 1 << 32;
+/// Tokens of a source before its position counts as damaged.
+const MOST_TOKENS: u64 = 1 << 56;
+
 /// What a training stream is made of.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
@@ -313,8 +318,7 @@ impl TrainStream {
 
 impl Source {
     fn new(cache: TokenCache, share: f64, index: u64, seed: u64) -> Self {
-        // 2^32 epochs of a source come before its numbers meet those of the next.
-        let stream = index << 32;
+        let stream = index * MOST_EPOCHS;
         let order = Permutation::new(cache.documents(), seed, stream);
         let state = SourceState { fingerprint: cache.fingerprint().into(), tokens: 0, opened: 0, next_lane: 0, lanes: Vec::new() };
         Self { cache, share, stream, state, epoch: 0, order }
@@ -405,7 +409,9 @@ impl Source {
                 "the corpus or the tokenizer changed since the data position was saved, so the run cannot go on bit for bit",
             ));
         }
-        let mut valid = !saved.lanes.is_empty() && saved.next_lane < saved.lanes.len();
+        // Neither can be reached, and what is counted on from there stays countable.
+        let possible = saved.opened / self.cache.documents() < MOST_EPOCHS && saved.tokens < MOST_TOKENS;
+        let mut valid = possible && !saved.lanes.is_empty() && saved.next_lane < saved.lanes.len();
         for lane in &saved.lanes {
             valid = valid && lane.document < self.cache.documents() && {
                 let (range, _) = self.cache.document(lane.document)?;

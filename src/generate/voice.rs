@@ -107,7 +107,7 @@ impl Routed {
         };
         self.last = tokens.last().copied().unwrap_or_default();
         let decision = self.route.decide(Signals { largest: &self.largest, cosine, contrast: self.contrast, read: self.last });
-        let mixed = decision.mix(&self.logits);
+        let mixed = decision.mix(&self.logits, &self.normalisers);
         self.decision = Some(decision);
         Ok(mixed)
     }

@@ -265,6 +265,7 @@ impl Recipe {
             config,
             rings,
             method,
+            name: Some(self.method.kind.as_str()),
             precision: self.model.dtype,
             batch_size: self.train.batch_size,
             sequence_length: self.data.stream.sequence_length,

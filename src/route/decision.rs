@@ -1,6 +1,6 @@
 //! The heads' weights for one token, and what they make of the heads' distributions.
 
-use crate::ops::mixture::{log_mixture, log_normaliser};
+use crate::ops::mixture::log_mixture;
 
 /// What a router decided for one token.
 #[derive(Debug, Clone, PartialEq)]
@@ -54,14 +54,14 @@ impl Decision {
     /// Logits of the mixture, from the heads' logits: a head's own where it has all the weight, and otherwise log-probabilities.
     ///
     /// # Shapes
-    /// `logits` one `[vocab_size]` a head, result `[vocab_size]`.
-    pub fn mix(&self, logits: &[Vec<f32>]) -> Vec<f32> {
-        let mut with_a_say = self.log_weights.iter().zip(logits).filter(|(w, _)| **w > f64::NEG_INFINITY).map(|(_, logits)| logits);
-        if let (Some(only), None) = (with_a_say.next(), with_a_say.next()) {
-            return only.clone();
+    /// `logits` one `[vocab_size]` a head, `normalisers` what makes log-probabilities of each ([`log_normaliser`](crate::ops::mixture::log_normaliser)), result
+    /// `[vocab_size]`.
+    pub fn mix(&self, logits: &[Vec<f32>], normalisers: &[f64]) -> Vec<f32> {
+        let heads = self.log_weights.iter().zip(logits.iter().zip(normalisers)).filter(|(w, _)| **w > f64::NEG_INFINITY);
+        let rows: Vec<(&[f32], f64)> = heads.map(|(w, (row, normaliser))| (row.as_slice(), w - normaliser)).collect();
+        if let [(only, _)] = rows.as_slice() {
+            return only.to_vec();
         }
-        let said = self.log_weights.iter().zip(logits).filter(|(w, _)| **w > f64::NEG_INFINITY);
-        let rows: Vec<(&[f32], f64)> = said.map(|(w, row)| (row.as_slice(), w - log_normaliser(row))).collect();
         let mut mixed = vec![0.0; logits.first().map_or(0, Vec::len)];
         log_mixture(&rows, &mut mixed);
         mixed

@@ -178,20 +178,24 @@ fn tokens_that_say_nothing_change_nothing_and_no_weight_is_ever_lost() {
     assert!((route.decide(signals(&[0.0, 0.0], 0.0)).weight(0) - 0.05).abs() < 1e-12);
 }
 
+fn normalisers(logits: &[Vec<f32>]) -> Vec<f64> {
+    logits.iter().map(|row| log_normaliser(row)).collect()
+}
+
 #[test]
 fn a_mixture_of_logits_is_one_of_probabilities() {
     let logits = vec![vec![1.0, 2.0, -1.0, 0.5], vec![0.0, -2.0, 3.0, 700.0]];
     let mut route = Route::new(router("bayes:share=0,prior=0.25"), 2);
-    let mixed = route.decide(signals(&[0.0, 0.0], 0.0)).mix(&logits);
+    let mixed = route.decide(signals(&[0.0, 0.0], 0.0)).mix(&logits, &normalisers(&logits));
     let each: Vec<Vec<f32>> = logits.iter().map(|row| log_softmax(row)).collect();
     for (token, &log_prob) in mixed.iter().enumerate() {
         let expected = (0.75 * f64::from(each[0][token]).exp() + 0.25 * f64::from(each[1][token]).exp()).ln();
         assert!((f64::from(log_prob) - expected).abs() < 1e-5, "{token}: {log_prob} {expected}");
     }
     // One head alone is that head, bit for bit.
-    assert_eq!(Route::new(Router::Preserve, 2).decide(signals(&[0.0, 0.0], 0.0)).mix(&logits), logits[0]);
+    assert_eq!(Route::new(Router::Preserve, 2).decide(signals(&[0.0, 0.0], 0.0)).mix(&logits, &normalisers(&logits)), logits[0]);
     observe(&mut route, &[f32::NEG_INFINITY, -1.0]);
-    assert_eq!(route.decide(signals(&[0.0, 0.0], 0.0)).mix(&logits), logits[1]);
+    assert_eq!(route.decide(signals(&[0.0, 0.0], 0.0)).mix(&logits, &normalisers(&logits)), logits[1]);
 }
 
 /// A gate whose answers have nothing to do with the text.
@@ -350,7 +354,7 @@ proptest! {
             prop_assert!(p.is_finite() && p >= f64::from(low) - 1e-9 && p <= f64::from(high) + 1e-9);
             // And a vocabulary's worth of probabilities sums to one.
             let logits = vec![log_probs.iter().chain(largest).copied().collect::<Vec<f32>>(), largest.iter().chain(log_probs).copied().collect()];
-            let sum: f64 = log_softmax(&decision.mix(&logits)).iter().map(|&p| f64::from(p).exp()).sum();
+            let sum: f64 = log_softmax(&decision.mix(&logits, &normalisers(&logits))).iter().map(|&p| f64::from(p).exp()).sum();
             prop_assert!((sum - 1.0).abs() < 1e-5, "{sum}");
             route.observe(signals(largest, largest[0] / 30.0), log_probs);
         }

@@ -1,4 +1,4 @@
-//! One string column of a Parquet file, without Arrow. What the parquet crate believes is checked before it sees it: headers in [`file`], pages in [`pages`].
+//! One string column of a Parquet file, without Arrow. What the parquet crate believes is checked before it sees it: headers in [`mod@file`], pages in [`pages`].
 
 mod file;
 mod pages;

@@ -32,6 +32,8 @@ pub struct Request<'a> {
     pub rings: &'a [Growth],
     /// What is trained.
     pub method: &'a Method,
+    /// What it is called in recipes; sizes and placement alone do not tell `scale-route` from `scale-adapt`, which they are taken for without it.
+    pub name: Option<&'static str>,
     /// Arithmetic of the matrix products.
     pub precision: Precision,
     /// Windows in one forward pass.
@@ -46,11 +48,12 @@ pub struct Request<'a> {
 
 impl Request<'_> {
     /// The method's name in recipes.
-    pub fn method(&self) -> &'static str {
-        match self.method {
-            Method::Baseline(baseline) => baseline.as_str(),
-            Method::Expansion(growth) if growth.placement.is_preserve(self.config) => "scale-preserve",
-            Method::Expansion(_) => "scale-adapt",
+    fn name(&self) -> &'static str {
+        match (self.name, self.method) {
+            (Some(name), _) => name,
+            (None, Method::Baseline(baseline)) => baseline.as_str(),
+            (None, Method::Expansion(growth)) if growth.placement.is_preserve(self.config) => "scale-preserve",
+            (None, Method::Expansion(_)) => "scale-adapt",
         }
     }
 
@@ -139,7 +142,7 @@ impl Plan {
         let (frozen, trained) = blocks.iter().fold((0, 0), |(frozen, trained), b| (frozen + b.frozen, trained + b.trained));
         Ok(Self {
             format_version: FORMAT_VERSION,
-            method: request.method(),
+            method: request.name(),
             growth: method.growth().cloned(),
             rings: rings.to_vec(),
             baseline: method.baseline().filter(|&b| *b != Baseline::Full).cloned(),

@@ -24,7 +24,7 @@ fn plan(growth: Option<&Growth>, precision: Precision, recompute: bool) -> Plan 
 /// 4 × 256 tokens of a plain base, in bf16.
 fn request<'a>(config: &'a Config, method: &'a Method) -> Request<'a> {
     let precision = Precision::Bf16;
-    Request { config, rings: &[], method, precision, batch_size: 4, sequence_length: 256, recompute: false, pair: false }
+    Request { config, rings: &[], method, name: None, precision, batch_size: 4, sequence_length: 256, recompute: false, pair: false }
 }
 
 fn plan_of(method: &Method, precision: Precision, recompute: bool) -> Plan {

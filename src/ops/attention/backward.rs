@@ -35,7 +35,7 @@ pub struct Saved<'a> {
     pub lse: &'a [f32],
 }
 
-/// The gradients of [`forward`](super::forward); added to what is there with `accumulate`, written over it without.
+/// The gradients of [`forward`](fn@super::forward); added to what is there with `accumulate`, written over it without.
 /// The query heads of a group join in one fixed order.
 ///
 /// # Shapes

@@ -21,7 +21,7 @@ impl Segment {
     }
 }
 
-/// [`forward`] for every segment over its past and itself. The segments follow one another and cover all rows.
+/// [`forward()`] for every segment over its past and itself. The segments follow one another and cover all rows.
 /// A row's bits are those of its sequence alone. Queries look back over at most `window` keys, their own included, where there is one.
 ///
 /// # Shapes
