@@ -20,6 +20,7 @@ pub mod request;
 pub mod result;
 pub mod samples;
 pub mod score;
+pub mod selection;
 pub mod source;
 pub mod task;
 #[cfg(test)]
@@ -46,7 +47,8 @@ pub use request::{Bos, Prompter, Request};
 pub use result::{SpeakerResult, SuiteResult, TaskResult};
 pub use samples::{Header, Samples};
 use score::ItemScores;
-pub use task::{Group, Metric, Selection, Task};
+pub use selection::{Group, Selection};
+pub use task::{Metric, Task};
 
 /// Tasks, read and ready to be asked of any model.
 #[derive(Debug)]

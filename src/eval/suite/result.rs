@@ -7,8 +7,9 @@ use serde::ser::{SerializeMap, Serializer};
 
 use super::metric::{Estimate, of_group};
 use super::request::Bos;
+use super::selection::{Group, Selection};
 use super::source::Split;
-use super::task::{Family, Metric, Selection, Task};
+use super::task::{Family, Metric, Task};
 use crate::eval::Speaker;
 use crate::report::{Align, Table};
 
@@ -110,7 +111,7 @@ impl SuiteResult {
     /// Groups and averages of these tasks.
     pub(super) fn new(bos: Bos, tasks: Vec<TaskResult>, selection: &Selection) -> Self {
         let of = |members: &[Task]| tasks.iter().filter(|result| members.contains(&result.task)).collect::<Vec<&TaskResult>>();
-        let group = |group: &super::task::Group| {
+        let group = |group: &Group| {
             let members = of(&group.tasks);
             let results =
                 speakers(&members, |index| of_group(&members.iter().map(|m| (&m.results[index].metrics, m.items)).collect::<Vec<_>>()));
