@@ -6,9 +6,9 @@
 #   scripts/fuzz.sh [--minutes M | --replay] [--jobs N] [--own] [--keep] [--profile NAME] [TARGET ...]
 #
 # --own measures coverage in our own crates alone, and builds dependencies as they are: a quicker build where they are there already (CARGO_TARGET_DIR).
-# --keep then puts the fewest inputs of at most 8 KiB that reach all that was reached into fuzz/kept, and writes down in fuzz/record.jsonl what was done.
+# --keep then puts the fewest inputs that reach all that was reached into fuzz/kept, and writes down in fuzz/record.jsonl what was done.
 # --replay tries nothing new: only what is kept is read again (.ci/run).
-# Needs a C++ compiler (for libFuzzer). `cargo fuzz run TARGET --sanitizer none` works as well where cargo-fuzz is installed.
+# Needs a C++ compiler (for libFuzzer) and xz. `cargo fuzz run TARGET --sanitizer none` works as well where cargo-fuzz is installed.
 set -eu
 cd "$(dirname "$0")/../fuzz"
 minutes=60 jobs=2 own= keep= replay= profile=release targets=
@@ -72,20 +72,20 @@ dictionary() {
         sed 's/^ *pub //; s/^ *pub(crate) //; s/[":= ]//g' | sort -u | sed 's/.*/"&"/'
 }
 
-# kept/NAME.tar.gz has what earlier runs found, corpus/NAME what was written by hand or stopped a run, each under a name of its own.
+# kept/NAME.tar.xz has what earlier runs found, corpus/NAME what was written by hand or stopped a run, each under a name of its own.
 unpack() {
     mkdir -p "work/$1" "corpus/$1" "artifacts/$1"
     rm -rf "work/$1.kept" && mkdir "work/$1.kept"
-    [ ! -f "kept/$1.tar.gz" ] || tar xzf "kept/$1.tar.gz" -C "work/$1.kept"
+    [ ! -f "kept/$1.tar.xz" ] || tar xJf "kept/$1.tar.xz" -C "work/$1.kept"
 }
 
 keep() {
     rm -rf "work/$1.fewest" && mkdir "work/$1.fewest"
-    nice -n 19 "$binaries/$1" -set_cover_merge=1 -max_len=8192 -timeout=20 -rss_limit_mb=2048 \
+    nice -n 19 "$binaries/$1" -set_cover_merge=1 -max_len=65536 -timeout=20 -rss_limit_mb=2048 \
         "work/$1.fewest" "work/$1.kept" "work/$1" "corpus/$1" > "work/$1.merge" 2>&1 || return 0
-    # The same inputs make the same file.
-    (cd "work/$1.fewest" && find . -type f | LC_ALL=C sort | tar c --mtime=@0 --owner=0 --group=0 --numeric-owner --mode=644 -T -) | gzip -9n > "work/$1.tar.gz"
-    mv "work/$1.tar.gz" "kept/$1.tar.gz"
+    # The same inputs make the same file. Many are like one another, also far apart, and xz sees it.
+    (cd "work/$1.fewest" && find . -type f | LC_ALL=C sort | tar c --mtime=@0 --owner=0 --group=0 --numeric-owner --mode=644 -T -) | xz -9 -T1 > "work/$1.tar.xz"
+    mv "work/$1.tar.xz" "kept/$1.tar.xz"
 }
 
 run() {
@@ -96,7 +96,7 @@ run() {
         safetensors) cp -n ../tests/fixtures/llama-gqa-tied/model.safetensors work/safetensors/ ;;
         comparison)
             cp -n corpus/metrics/* work/comparison/
-            tar xzf kept/metrics.tar.gz -C work/comparison
+            tar xJf kept/metrics.tar.xz -C work/comparison
             ;;
         tokenizer) cp -n ../tests/fixtures/tokenizer-*.json work/tokenizer/ ;;
         config) for family in ../tests/fixtures/llama-* ../tests/fixtures/family-*; do cp -n "$family/config.json" "work/config/$(basename "$family")"; done ;;
@@ -149,7 +149,7 @@ for target in $targets; do
     # The second line of `times` is the children's: minutes and seconds of work for the program, and for the system.
     cpu=$(sed -n '2s/[ms]/ /gp' "work/$target.times" | awk '{ printf "%.0f", $1 * 60 + $2 + $3 * 60 + $4 }')
     entry=$(printf '"target":"%s","seconds":%s,"cpu_seconds":%s,"inputs":%s,"kept":%s,"findings":%s' \
-        "$target" "${seconds:-null}" "${cpu:-null}" "${inputs:-0}" "$(tar tzf "kept/$target.tar.gz" 2> /dev/null | wc -l)" "$artifacts")
+        "$target" "${seconds:-null}" "${cpu:-null}" "${inputs:-0}" "$(tar tJf "kept/$target.tar.xz" 2> /dev/null | wc -l)" "$artifacts")
     printf '%s{%s}' "$separator" "$entry"
     [ -z "$keep" ] || echo "{\"date\":\"$(date -u +%F)\",$entry}" >> record.jsonl
     separator=,
