@@ -1,6 +1,6 @@
 #!/bin/sh
-# Lets every operation on the files of a training run go wrong in seven ways, kills runs at random moments, and resumes: all must end with the
-# same bits. Ends with {"fault_points", "survived", "kills", "resumed_identical", ...} and with an error where something was lost.
+# Lets every operation on the files of a training run, and of one that goes on, go wrong in seven ways, kills runs at random moments, and resumes:
+# all must end with the same bits. Ends with {"fault_points", "survived", "kills", "resumed_identical", ...} and with an error where something was lost.
 #
 #   scripts/crash-harness.sh [--kills N] [--profile NAME]
 #

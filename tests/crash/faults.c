@@ -7,7 +7,7 @@
 //             torn    half of a write is done, or another operation whole, and then the process dies
 //             power   the process dies, and of every file what was never synced is lost
 //             eio     it fails with EIO
-//             short   a write takes half of the bytes and says so
+//             short   a write takes, or a read gives, half of the bytes and says so
 //             enospc  from it on, nothing that takes space succeeds
 //             erofs   from it on, the folder can only be read
 // FAULT_CLOCK any value: the clock of the day jumps by decades, back and forth, before 1970 too
@@ -221,6 +221,18 @@ static int on_fd(int fd, const char *operation, enum effect effect) {
     char full[4096];
     return ready && path_of(fd, full, sizeof full) && below_root(full) ? step(operation, full, effect) : 0;
 }
+
+static ssize_t bytes_read(int fd, void *data, size_t size, off64_t offset) {
+    int fault = on_fd(fd, "read", READS);
+    FAIL(fault);
+    if (fault < 0 && size > 1) size /= 2;
+    ssize_t n = offset < 0 ? syscall(SYS_read, fd, data, size) : syscall(SYS_pread64, fd, data, size, offset);
+    if (fault == -2) die();
+    return n;
+}
+
+ssize_t read(int fd, void *data, size_t size) { return bytes_read(fd, data, size, -1); }
+ssize_t pread64(int fd, void *data, size_t size, off64_t offset) { return bytes_read(fd, data, size, offset); }
 
 static int on_path(int folder, const char *path, const char *operation, enum effect effect) {
     char full[8192];

@@ -1,4 +1,4 @@
-//! Runs that are killed, or whose files fail, at every single operation on their folder: each goes on and ends with the bits of a run that
+//! Runs that are killed, or whose files fail, at every single operation on their folder, at first or when they go on: each ends with the bits of a run that
 //! nothing ever happened to. `faults.c` is put between the real program and the C library.
 //!
 //! `scripts/crash-harness.sh` runs the long form, which is ignored here.
@@ -41,6 +41,26 @@ const CASES: [Case; 4] = [
 /// Everything of a run that does not tell the time, as text and bytes.
 type Ending = BTreeMap<String, Vec<u8>>;
 
+/// A run in which something is to go wrong.
+struct Course<'a> {
+    case: &'a Case,
+    steps: u64,
+    /// What a run left that was killed, where that goes on.
+    from: Option<PathBuf>,
+    /// What it does on its folder: names and paths.
+    operations: Vec<(String, String)>,
+    /// How it ends where nothing happens.
+    whole: Ending,
+}
+
+impl Course<'_> {
+    /// All that can happen to it: number of an operation, and kind.
+    fn faults(&self) -> Vec<(usize, &'static str)> {
+        let all = (1..=self.operations.len()).flat_map(|number| KINDS.map(|kind| (number, kind)));
+        all.filter(|(number, kind)| applies(kind, &self.operations[number - 1].0)).collect()
+    }
+}
+
 struct Harness {
     world: World,
     faults: PathBuf,
@@ -64,8 +84,9 @@ impl Harness {
 
     /// The command that begins or goes on with the run `out`.
     fn train(&self, case: &Case, steps: u64, out: &str) -> Command {
-        let (recipe, steps) = (format!("{}.toml", case.kind), format!("train.steps={steps}"));
-        let mut command = self.world.command(&["train", &recipe, "--out", out, "--resume", "--set", &steps]);
+        // In full, so that an error that names it does so, too.
+        let (recipe, steps) = (self.world.path(&format!("{}.toml", case.kind)), format!("train.steps={steps}"));
+        let mut command = self.world.command(&["train", recipe.to_str().unwrap(), "--out", out, "--resume", "--set", &steps]);
         command.args(["--set", "train.checkpoint_every_steps=2"]);
         for set in case.set {
             command.args(["--set", set]);
@@ -73,45 +94,67 @@ impl Harness {
         command
     }
 
-    /// The same with faults below the folder of `out`.
+    /// The same with faults: at what is read of the base, the corpora and the recipe, too.
     fn train_with(&self, case: &Case, steps: u64, out: &str, variables: &[(&str, &str)]) -> Output {
-        let root = self.world.path(out).parent().unwrap().canonicalize().unwrap();
+        let root = self.world.path("").canonicalize().unwrap();
         let mut command = self.train(case, steps, out);
         command.env("LD_PRELOAD", &self.faults).env("FAULT_ROOT", root);
         command.envs(variables.iter().copied()).output().unwrap()
     }
 
     /// A run that nothing happens to, and every operation of it on its folder: its name and its path.
-    fn whole(&self, case: &Case, steps: u64) -> (Ending, Vec<(String, String)>) {
-        let (out, log) = (format!("whole-{}-{steps}/run", case.name), self.world.path(&format!("{}-{steps}.log", case.name)));
+    fn whole<'a>(&self, case: &'a Case, steps: u64) -> Course<'a> {
+        let out = format!("whole-{}-{steps}/run", case.name);
         fs::create_dir(self.world.path(&out).parent().unwrap()).unwrap();
-        succeeded(&self.train_with(case, steps, &out, &[("FAULT_LOG", log.to_str().unwrap())]));
+        let operations = self.operations(case, steps, &out);
+        Course { case, steps, from: None, operations, whole: ending(&self.world.path(&out)) }
+    }
+
+    /// The same run, killed half way between its first checkpoint and its end: what its resumption does.
+    fn resumed<'a>(&self, course: &Course<'a>) -> Course<'a> {
+        let &Course { case, steps, .. } = course;
+        let from = self.world.path(&format!("killed-{}-{steps}", case.name));
+        fs::create_dir(&from).unwrap();
+        let saved = course.operations.iter().position(|(name, path)| name == "rename" && path.ends_with("/step-000002")).unwrap();
+        let at = ((saved + course.operations.len()) / 2).to_string();
+        let output = self.train_with(case, steps, from.join("run").to_str().unwrap(), &[("FAULT_KIND", "kill"), ("FAULT_AT", &at)]);
+        assert_eq!(output.status.signal(), Some(9));
+        assert_eq!(RunFolder::checkpoints(&from.join("run")).unwrap().len(), 1);
+        let folder = self.world.path(&format!("resumed-{}-{steps}", case.name));
+        copy(&from, &folder);
+        let operations = self.operations(case, steps, folder.join("run").to_str().unwrap());
+        assert_eq!(ending(&folder.join("run")), course.whole, "{}", case.name);
+        Course { case, steps, from: Some(from), operations, whole: course.whole.clone() }
+    }
+
+    /// Every operation of a run to its end.
+    fn operations(&self, case: &Case, steps: u64, out: &str) -> Vec<(String, String)> {
+        let log = self.world.path(out).with_file_name("operations.log");
+        succeeded(&self.train_with(case, steps, out, &[("FAULT_LOG", log.to_str().unwrap())]));
         let text = fs::read_to_string(&log).unwrap();
         let operations = text.lines().map(|line| {
             let mut words = line.splitn(3, ' ').skip(1).map(ToString::to_string);
             (words.next().unwrap(), words.next().unwrap_or_default())
         });
-        (ending(&self.world.path(&out)), operations.collect())
+        operations.collect()
     }
 
     /// One fault at one operation, then `--resume`; an error says what was lost.
-    fn survives(
-        &self,
-        case: &Case,
-        steps: u64,
-        number: usize,
-        operation: &(String, String),
-        kind: &str,
-        whole: &Ending,
-    ) -> Result<(), String> {
-        let folder = self.world.path(&format!("tried/{}-{number}-{kind}", case.name));
-        fs::create_dir(&folder).unwrap();
+    fn survives(&self, course: &Course, number: usize, kind: &str) -> Result<(), String> {
+        let &Course { case, steps, .. } = course;
+        let when = if course.from.is_some() { "resumed" } else { "begun" };
+        let folder = self.world.path(&format!("tried/{}-{when}-{number}-{kind}", case.name));
+        match &course.from {
+            Some(from) => copy(from, &folder),
+            None => fs::create_dir(&folder).unwrap(),
+        }
         let out = folder.join("run");
         let at = number.to_string();
         let output = self.train_with(case, steps, out.to_str().unwrap(), &[("FAULT_KIND", kind), ("FAULT_AT", &at)]);
         let error = String::from_utf8_lossy(&output.stderr).into_owned();
+        let (operation, path) = &course.operations[number - 1];
         let failed =
-            |what: &str, error: &str| Err(format!("{}: {kind} at {number} ({} {}): {what}: {error}", case.name, operation.0, operation.1));
+            |what: &str, error: &str| Err(format!("{}, {when}: {kind} at {number} ({operation} {path}): {what}: {error}", case.name));
         let dies = ["kill", "torn", "power"].contains(&kind);
         match (output.status.code(), output.status.signal()) {
             (None, Some(9)) if dies => {}
@@ -131,7 +174,7 @@ impl Harness {
         if !output.status.success() {
             return failed("--resume failed", &String::from_utf8_lossy(&output.stderr));
         }
-        let found = ending(&out);
+        let (whole, found) = (&course.whole, ending(&out));
         if let Some(name) = whole.keys().chain(found.keys()).find(|name| whole.get(*name) != found.get(*name)) {
             return failed("the resumed run ends differently", name);
         }
@@ -140,13 +183,13 @@ impl Harness {
     }
 
     /// Tries `faults` (number of the operation, kind) on all cores; returns what was lost.
-    fn try_all(&self, case: &Case, steps: u64, operations: &[(String, String)], faults: &[(usize, &str)], whole: &Ending) -> Vec<String> {
+    fn try_all(&self, course: &Course, faults: &[(usize, &str)]) -> Vec<String> {
         let (next, lost) = (AtomicUsize::new(0), Mutex::new(Vec::new()));
         std::thread::scope(|scope| {
             for _ in 0..jobs() {
                 scope.spawn(|| {
                     while let Some(&(number, kind)) = faults.get(next.fetch_add(1, Ordering::Relaxed)) {
-                        if let Err(what) = self.survives(case, steps, number, &operations[number - 1], kind, whole) {
+                        if let Err(what) = self.survives(course, number, kind) {
                             eprintln!("{what}");
                             lost.lock().unwrap().push(what);
                         }
@@ -181,10 +224,15 @@ fn jobs() -> usize {
     asked.unwrap_or_else(|| std::thread::available_parallelism().map_or(1, usize::from))
 }
 
+/// Copies a folder with all in it.
+fn copy(from: &Path, to: &Path) {
+    assert!(Command::new("cp").arg("-a").args([from, to]).status().unwrap().success());
+}
+
 /// Whether a kind of fault makes a difference at an operation.
 fn applies(kind: &str, operation: &str) -> bool {
     match kind {
-        "short" => operation == "write",
+        "short" => operation == "write" || operation == "read",
         // On other operations it is `kill` at the next.
         "torn" => operation == "write" || operation == "rename",
         _ => true,
@@ -221,20 +269,23 @@ fn ending(run: &Path) -> Ending {
 #[test]
 fn a_fault_at_any_file_operation_costs_nothing_but_time() {
     let harness = Harness::new();
-    let case = &CASES[0];
-    let (whole, operations) = harness.whole(case, 4);
-    assert!(operations.len() > 100, "{operations:?}");
-    // Each operation once, with each kind in turn, is too long for every day: every seventh, and the kinds shifted against them.
-    let faults: Vec<(usize, &str)> = (1..=operations.len())
-        .step_by(7)
-        .enumerate()
-        .filter_map(|(index, number)| {
-            let kinds = (0..KINDS.len()).map(|shift| KINDS[(index + shift) % KINDS.len()]);
-            kinds.into_iter().find(|kind| applies(kind, &operations[number - 1].0)).map(|kind| (number, kind))
-        })
-        .collect();
-    let lost = harness.try_all(case, 4, &operations, &faults, &whole);
-    assert!(lost.is_empty(), "{} of {} were lost: {lost:#?}", lost.len(), faults.len());
+    let whole = harness.whole(&CASES[0], 4);
+    let resumed = harness.resumed(&whole);
+    for course in [whole, resumed] {
+        let count = course.operations.len();
+        assert!(count > 100 && course.operations.iter().any(|(name, _)| name == "read"), "{:?}", course.operations);
+        // Each operation once, with each kind in turn, is too long for every day: every seventh, and the kinds shifted against them.
+        let faults: Vec<(usize, &str)> = (1..=count)
+            .step_by(7)
+            .enumerate()
+            .filter_map(|(index, number)| {
+                let kinds = (0..KINDS.len()).map(|shift| KINDS[(index + shift) % KINDS.len()]);
+                kinds.into_iter().find(|kind| applies(kind, &course.operations[number - 1].0)).map(|kind| (number, kind))
+            })
+            .collect();
+        let lost = harness.try_all(&course, &faults);
+        assert!(lost.is_empty(), "{} of {} were lost: {lost:#?}", lost.len(), faults.len());
+    }
 }
 
 /// The cases that `TREERING_CASES` names, or all.
@@ -249,15 +300,15 @@ fn every_fault_at_every_file_operation() {
     let harness = Harness::new();
     let (mut points, mut lost, mut operation_count) = (0, Vec::new(), 0);
     for case in cases() {
-        let (whole, operations) = harness.whole(case, 4);
-        let faults: Vec<(usize, &str)> = (1..=operations.len())
-            .flat_map(|number| KINDS.map(|kind| (number, kind)))
-            .filter(|(number, kind)| applies(kind, &operations[number - 1].0))
-            .collect();
-        lost.extend(harness.try_all(case, 4, &operations, &faults, &whole));
-        operation_count += operations.len();
-        points += faults.len();
-        eprintln!("{}: {} operations, {} faults, {} lost so far", case.name, operations.len(), faults.len(), lost.len());
+        let whole = harness.whole(case, 4);
+        let resumed = harness.resumed(&whole);
+        for (what, course) in [("begun", whole), ("resumed", resumed)] {
+            let faults = course.faults();
+            lost.extend(harness.try_all(&course, &faults));
+            operation_count += course.operations.len();
+            points += faults.len();
+            eprintln!("{}, {what}: {} operations, {} faults, {} lost so far", case.name, course.operations.len(), faults.len(), lost.len());
+        }
     }
     println!("\n{}", serde_json::json!({"fault_points": points, "survived": points - lost.len(), "operations": operation_count}));
     assert!(lost.is_empty(), "{lost:#?}");
@@ -269,7 +320,7 @@ fn every_fault_at_every_file_operation() {
 fn kills_at_random_moments() {
     let harness = Harness::new();
     let kills_wanted: usize = std::env::var("TREERING_KILLS").ok().and_then(|text| text.parse().ok()).unwrap_or(500);
-    let cases: Vec<(&Case, Ending)> = cases().into_iter().map(|case| (case, harness.whole(case, 60).0)).collect();
+    let cases: Vec<(&Case, Ending)> = cases().into_iter().map(|case| (case, harness.whole(case, 60).whole)).collect();
     let (runs, kills, identical, lost) = (AtomicUsize::new(0), AtomicUsize::new(0), AtomicUsize::new(0), Mutex::new(Vec::new()));
     std::thread::scope(|scope| {
         for _ in 0..jobs() {
