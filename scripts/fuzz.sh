@@ -31,6 +31,8 @@ case $minutes in
         exit 2
         ;;
 esac
+# The longest input, and what one may take: seconds, and MiB in all.
+bounds="-max_len=65536 -timeout=20 -rss_limit_mb=2048"
 [ -n "$targets" ] || targets=$(sed -n 's/^name = "\([a-z_]*\)"$/\1/p' Cargo.toml)
 export CARGO_TARGET_DIR="${CARGO_TARGET_DIR:-$PWD/target}"
 if [ -n "$own" ]; then
@@ -81,7 +83,7 @@ unpack() {
 
 keep() {
     rm -rf "work/$1.fewest" && mkdir "work/$1.fewest"
-    nice -n 19 "$binaries/$1" -set_cover_merge=1 -max_len=65536 -timeout=20 -rss_limit_mb=2048 \
+    nice -n 19 "$binaries/$1" -set_cover_merge=1 $bounds \
         "work/$1.fewest" "work/$1.kept" "work/$1" "corpus/$1" > "work/$1.merge" 2>&1 || return 0
     # The same inputs make the same file. Many are like one another, also far apart, and xz sees it.
     (cd "work/$1.fewest" && find . -type f | LC_ALL=C sort | tar c --mtime=@0 --owner=0 --group=0 --numeric-owner --mode=644 -T -) | xz -9 -T1 > "work/$1.tar.xz"
@@ -108,7 +110,7 @@ run() {
     # In a shell of its own, so that `times` is of this target alone.
     (
         nice -n 19 "$binaries/$1" "work/$1" "work/$1.kept" "corpus/$1" $words -artifact_prefix="artifacts/$1/" $limit \
-            -max_len=65536 -timeout=20 -rss_limit_mb=2048 -print_final_stats=1 > "work/$1.log" 2>&1 || true
+            $bounds -print_final_stats=1 > "work/$1.log" 2>&1 || true
         times > "work/$1.times"
     )
     [ -z "$keep" ] || keep "$1"

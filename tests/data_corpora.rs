@@ -76,13 +76,12 @@ fn parquet_with(rows: &[Option<&str>], properties: WriterPropertiesBuilder) -> V
 
 /// Every way to pack pages of both versions, with a dictionary and without.
 fn packings() -> impl Iterator<Item = WriterPropertiesBuilder> {
-    let (gzip, zstd, brotli) = (Default::default(), Default::default(), Default::default());
     let all = [
         Compression::UNCOMPRESSED,
         Compression::SNAPPY,
-        Compression::GZIP(gzip),
-        Compression::BROTLI(brotli),
-        Compression::ZSTD(zstd),
+        Compression::GZIP(Default::default()),
+        Compression::BROTLI(Default::default()),
+        Compression::ZSTD(Default::default()),
         Compression::LZ4,
         Compression::LZ4_RAW,
     ];

@@ -12,7 +12,7 @@ use treering::grow::{file as expansion_file, layout};
 use treering::recipe::Recipe;
 use treering::tokenizer::Tokenizer;
 
-use super::{folder, folder_of, two_of, write};
+use super::{RECIPE, folder, folder_of, two_of, write};
 
 /// A configuration that fits no file by chance, so that tensors of small sizes are found.
 const CONFIG: &str = r#"{"model_type": "llama", "architectures": ["LlamaForCausalLM"], "vocab_size": 16, "hidden_size": 8, "intermediate_size": 12,
@@ -68,10 +68,7 @@ pub fn config(data: &[u8]) {
     let text = config.to_json();
     assert_eq!(Config::from_file(write("again.json", text.as_bytes())).ok().as_ref(), Some(&config), "{text}");
     for kind in ["scale-preserve", "scale-adapt", "full", "freeze", "lora", "llama-pro"] {
-        let text = format!(
-            "[model]\npath = \"m\"\n[method]\nkind = \"{kind}\"\n[data]\ntrain = \"a.jsonl\"\nsequence_length = 8\n[train]\nsteps = 1\n"
-        );
-        let recipe = Recipe::parse(&text, folder(), &[]).expect("a recipe of ours");
+        let recipe = Recipe::parse(&RECIPE.replace("scale-preserve", kind), folder(), &[]).expect("a recipe of ours");
         let _ = recipe.resolve(&config);
     }
 }

@@ -14,7 +14,7 @@ use crate::checkpoint::{Dtype, atomic};
 use crate::error::{Error, IoContext, Result};
 use crate::export;
 use crate::model::Block;
-use crate::recipe::{MethodKind, Recipe};
+use crate::recipe::{self, MethodKind, Recipe};
 use crate::train::metrics::{self, METRICS_FILE, Record};
 use crate::train::session::{self, Event, Start};
 use crate::train::{Foundation, RunFolder, build};
@@ -189,12 +189,17 @@ pub(super) fn changes(set: &[String], stage: Stage) -> Vec<String> {
     let own = format!("train.learning_rates.{}", Block::ExpansionToBase);
     if stage == Stage::Task(MethodKind::ScaleRoute, 1)
         && !assigned().any(|(key, _)| key == own || key == "train.learning_rates")
-        // As TOML has numbers, with underscores between digits.
-        && let Some(rate) = assigned().find(|(key, _)| *key == "train.learning_rate").and_then(|(_, rate)| rate.replace('_', "").parse().ok())
+        && let Some(rate) = assigned().find(|(key, _)| *key == "train.learning_rate").and_then(|(_, rate)| number(rate))
     {
         changes.push(format!("{own}={:e}", expansion_to_base_rate(rate)));
     }
     changes
+}
+
+/// The number that an override gives its key.
+fn number(text: &str) -> Option<f64> {
+    let value = recipe::value(text);
+    value.as_float().or_else(|| value.as_integer().map(|number| number as f64))
 }
 
 /// `GROUP:key=value` in its two parts. A key has no colon, a value may.

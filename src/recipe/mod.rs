@@ -28,6 +28,7 @@ use crate::model::Precision;
 use crate::route::Router;
 use crate::train::TrainConfig;
 pub use method::{MethodConfig, MethodKind};
+pub(crate) use overrides::value;
 pub(crate) use section::suggestion;
 
 /// The largest recipe that is read: they are written by hand.

@@ -28,7 +28,8 @@ pub(super) fn apply(table: &mut Table, assignment: &str) -> Result<()> {
     Ok(())
 }
 
-fn value(text: &str) -> Value {
+/// What stands behind the `=` of an override: a value as TOML has it, or else a text.
+pub(crate) fn value(text: &str) -> Value {
     // A line end would let a value smuggle in further keys.
     let parsed = (!text.contains(['\n', '\r'])).then(|| format!("value = {text}").parse::<Table>().ok()).flatten();
     parsed.and_then(|mut table| table.remove("value")).unwrap_or_else(|| Value::String(text.to_string()))

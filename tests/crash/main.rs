@@ -54,6 +54,11 @@ struct Course<'a> {
 }
 
 impl Course<'_> {
+    /// Of which run it is, in a word.
+    fn when(&self) -> &'static str {
+        if self.from.is_some() { "resumed" } else { "begun" }
+    }
+
     /// All that can happen to it: number of an operation, and kind.
     fn faults(&self) -> Vec<(usize, &'static str)> {
         let all = (1..=self.operations.len()).flat_map(|number| KINDS.map(|kind| (number, kind)));
@@ -142,7 +147,7 @@ impl Harness {
     /// One fault at one operation, then `--resume`; an error says what was lost.
     fn survives(&self, course: &Course, number: usize, kind: &str) -> Result<(), String> {
         let &Course { case, steps, .. } = course;
-        let when = if course.from.is_some() { "resumed" } else { "begun" };
+        let when = course.when();
         let folder = self.world.path(&format!("tried/{}-{when}-{number}-{kind}", case.name));
         match &course.from {
             Some(from) => copy(from, &folder),
@@ -302,12 +307,12 @@ fn every_fault_at_every_file_operation() {
     for case in cases() {
         let whole = harness.whole(case, 4);
         let resumed = harness.resumed(&whole);
-        for (what, course) in [("begun", whole), ("resumed", resumed)] {
-            let faults = course.faults();
+        for course in [whole, resumed] {
+            let (when, faults) = (course.when(), course.faults());
             lost.extend(harness.try_all(&course, &faults));
             operation_count += course.operations.len();
             points += faults.len();
-            eprintln!("{}, {what}: {} operations, {} faults, {} lost so far", case.name, course.operations.len(), faults.len(), lost.len());
+            eprintln!("{}, {when}: {} operations, {} faults, {} lost so far", case.name, course.operations.len(), faults.len(), lost.len());
         }
     }
     println!("\n{}", serde_json::json!({"fault_points": points, "survived": points - lost.len(), "operations": operation_count}));

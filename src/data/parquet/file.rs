@@ -67,7 +67,7 @@ impl ChunkReader for ParquetFile {
     fn get_read(&self, start: u64) -> Result<PageHeader> {
         let left = self.size.saturating_sub(start);
         // The file's last bytes are read in this way too.
-        Ok(PageHeader { from: BufReader::new(self.at(start)), left, start, walked: left <= END_BYTES, claimed: self.claimed.clone() })
+        Ok(PageHeader { file: self.clone(), from: BufReader::new(self.at(start)), left, start, walked: left <= END_BYTES })
     }
 
     fn get_bytes(&self, start: u64, length: usize) -> Result<Bytes> {
@@ -102,11 +102,11 @@ impl Read for Place {
 
 /// Where the crate reads the header of a page, if it reads anything: that is walked over just before.
 pub(super) struct PageHeader {
+    file: ParquetFile,
     from: BufReader<Place>,
     start: u64,
     left: u64,
     walked: bool,
-    claimed: Arc<AtomicUsize>,
 }
 
 impl Read for PageHeader {
@@ -118,12 +118,12 @@ impl Read for PageHeader {
                 return Err(io::Error::other(format!("a page claims a size of {size} bytes")));
             }
             // The crate refuses a size below 0.
-            self.claimed.store(usize::try_from(unpacked).unwrap_or(0), Ordering::Relaxed);
+            self.file.claimed.store(usize::try_from(unpacked).unwrap_or(0), Ordering::Relaxed);
             // The crate takes what a page claims to unpack to before it unpacks it.
             if unpacked > FREE_PAGE_BYTES && unpacked / MOST_RATIO > packed {
                 return Err(io::Error::other(format!("a page of {packed} bytes claims to be {unpacked} when it is unpacked")));
             }
-            self.from = BufReader::new(Place { file: self.from.get_ref().file.clone(), at: self.start });
+            self.from = BufReader::new(self.file.at(self.start));
             self.walked = true;
         }
         self.from.read(into)

@@ -95,14 +95,19 @@ fn check(page: &Page, optional: bool) -> Result<()> {
     if !matches!(encoding, Encoding::DELTA_LENGTH_BYTE_ARRAY | Encoding::DELTA_BYTE_ARRAY) {
         return Ok(());
     }
-    let values = usize::try_from(start).ok().and_then(|start| page.buffer().get(start..));
-    let mut lengths = Deltas { bytes: values.ok_or_else(|| damaged(format!("a page ends before its values, at byte {start}")))? };
+    let mut lengths = Deltas { bytes: split(page.buffer(), start)?.1 };
     lengths.pass(num_values)?;
     // How much each has of the one before it, and then the lengths of the rest.
     if encoding == Encoding::DELTA_BYTE_ARRAY {
         lengths.pass(num_values)?;
     }
     Ok(())
+}
+
+/// A page's bytes in two: what says which values are null, and from `start` on the values.
+pub(super) fn split(page: &[u8], start: u64) -> Result<(&[u8], &[u8])> {
+    let parts = usize::try_from(start).ok().and_then(|start| page.split_at_checked(start));
+    parts.ok_or_else(|| damaged(format!("a page of {} bytes ends before its values, at byte {start}", page.len())))
 }
 
 /// Numbers as differences in blocks, of which each has its smallest difference, the bits that the others take beyond it, and those bits.

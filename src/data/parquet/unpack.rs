@@ -8,6 +8,7 @@ use parquet::basic::Compression;
 use parquet::column::page::Page;
 use parquet::errors::Result;
 
+use super::pages::split;
 use super::thrift::damaged;
 
 /// Bytes that brotli takes from a page at a time.
@@ -44,10 +45,7 @@ impl Packed {
             _ => 0,
         };
         let (Page::DataPage { buf, .. } | Page::DataPageV2 { buf, .. } | Page::DictionaryPage { buf, .. }) = &mut page;
-        let (levels, packed) = usize::try_from(start)
-            .ok()
-            .and_then(|start| buf.split_at_checked(start))
-            .ok_or_else(|| damaged(format!("a page of {} bytes ends before its values, at byte {start}", buf.len())))?;
+        let (levels, packed) = split(buf, start)?;
         *buf = match self {
             Self::Gzip => fill(levels, MultiGzDecoder::new(packed), claimed),
             Self::Brotli => fill(levels, brotli::Decompressor::new(packed, BROTLI_BUFFER_BYTES), claimed),

@@ -30,6 +30,7 @@ pub struct StreamState {
     /// One position a source.
     pub sources: Vec<SourceState>,
 }
+
 /// The endless stream of training batches.
 pub struct TrainStream {
     sources: Vec<Source>,

@@ -12,6 +12,7 @@ use crate::error::{Error, Result};
 const MOST_EPOCHS: u64 = 1 << 32;
 /// Tokens of a source before its position counts as damaged.
 const MOST_TOKENS: u64 = 1 << 56;
+
 /// Where one source stands.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
@@ -37,6 +38,7 @@ pub struct Lane {
     /// The first of its tokens that has not been taken; one past its tokens stands for the token that ends it.
     pub offset: u64,
 }
+
 /// One source at work.
 pub(super) struct Source {
     pub cache: TokenCache,
