@@ -55,9 +55,9 @@ dictionary() {
         config) set -- ../src/checkpoint/*.rs ../tests/fixtures/*/config.json ;;
         tokenizer) set -- ../src/tokenizer.rs ../tests/fixtures/tokenizer-*.json corpus/tokenizer/* ;;
         recipe) set -- ../src/recipe/*.rs ../src/grow/*.rs ../src/baseline/*.rs ../recipes/*.toml ;;
-        study) set -- ../src/study/*.rs ../src/recipe/*.rs ../studies/*.toml ;;
+        study) set -- ../src/study/*.rs ../src/recipe/*.rs ../studies/*.toml corpus/study/* ;;
         aids) set -- ../src/route/*.rs ;;
-        router) set -- ../src/route/*.rs ../src/recipe/*.rs ../src/grow/*.rs ../src/model/head.rs ;;
+        router) set -- ../src/route/*.rs ../src/recipe/*.rs ../src/grow/*.rs ../src/model/head.rs ../src/eval/suite/task.rs ;;
         corpus) set -- ../src/data/*.rs ;;
         parquet | token_cache) return ;;
         checkpoint | metrics) set -- ../src/train/*.rs corpus/"$1"/* ;;
@@ -67,8 +67,9 @@ dictionary() {
         samples) set -- ../src/eval/suite/samples.rs ../src/eval/suite/metric.rs corpus/samples/* ;;
         comparison) set -- ../src/train/*.rs ../src/report/comparison/*.rs corpus/comparison/* ;;
         suite) set -- ../src/eval/suite/*.rs corpus/suite/* ;;
-        dataset) set -- ../src/data/biography/*.rs corpus/dataset/* ;;
-        hub) set -- ../src/hub/*.rs ;;
+        dataset) set -- ../src/data/biography/*.rs ../src/biography/*.rs corpus/dataset/* ;;
+        hub) set -- ../src/hub/*.rs corpus/hub/* ;;
+        run) set -- ../src/train/*.rs ../src/recipe/*.rs ../src/study/variants.rs ../src/biography/routers.rs corpus/run/* ;;
     esac
     cat "$@" | LC_ALL=C grep -aoE '"[A-Za-z_][A-Za-z0-9_.<>|/-]{1,40}"|^ *(pub |pub\(crate\) )?[a-z_0-9]{2,40}: |^[a-z_0-9]+ =' |
         sed 's/^ *pub //; s/^ *pub(crate) //; s/[":= ]//g' | sort -u | sed 's/.*/"&"/'

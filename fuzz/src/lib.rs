@@ -2,8 +2,11 @@
 //! command would. An error is fine; a panic, an overflow, a hang, or a piece of memory that no such file can need is a finding.
 
 mod corpora;
+mod grown;
+mod hub;
+mod left;
 mod models;
-mod runs;
+mod run;
 mod settings;
 
 use std::alloc::{GlobalAlloc, Layout, System};
@@ -12,9 +15,12 @@ use std::path::{Path, PathBuf};
 use std::sync::OnceLock;
 
 pub use corpora::{corpus, dataset, parquet, suite};
-pub use models::{adapter, config, expansion, gguf, index, safetensors, tokenizer, widened};
-pub use runs::{checkpoint, comparison, metrics, samples, token_cache};
-pub use settings::{aids, hub, recipe, router, study};
+pub use grown::{adapter, expansion, widened};
+pub use hub::hub;
+pub use left::{checkpoint, comparison, metrics, samples, token_cache};
+pub use models::{config, gguf, index, safetensors, tokenizer};
+pub use run::run;
+pub use settings::{aids, recipe, router, study};
 
 /// The largest piece of memory that a reader may ask for at once. Inputs are a few KiB; what is larger comes from a number in them.
 const MOST_AT_ONCE: usize = 256 << 20;
@@ -91,9 +97,17 @@ fn folder_of(name: &str, files: &[(&str, &[u8])]) -> PathBuf {
     let inner = folder().join(name);
     fs::create_dir_all(&inner).expect("a folder within ours");
     for (file, data) in files {
-        fs::write(inner.join(file), data).expect("room for an input");
+        let path = inner.join(file);
+        fs::create_dir_all(path.parent().expect("within ours")).expect("a folder within ours");
+        fs::write(path, data).expect("room for an input");
     }
     inner
+}
+
+/// The same without what was there before.
+fn new_folder_of(name: &str, files: &[(&str, &[u8])]) -> PathBuf {
+    let _ = fs::remove_dir_all(folder().join(name));
+    folder_of(name, files)
 }
 
 /// Two files in one input, with a zero byte between them; the second is empty where there is none.

@@ -19,7 +19,7 @@ use crate::train::foundation::Moved;
 use crate::train::session::token_cache;
 
 /// What they answered, beside the run's metrics.
-const FILE: &str = "router-answers.json";
+pub const FILE: &str = "router-answers.json";
 
 /// As `treering gate` has it, but of a handful of people no more than once, and no more of what the model says than of them.
 fn lesson(asked: &[Asked]) -> Lesson {

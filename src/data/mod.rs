@@ -16,7 +16,7 @@ pub mod corpus;
 pub mod encoder;
 pub mod held_out;
 pub mod order;
-mod parquet;
+pub(crate) mod parquet;
 pub mod reader;
 mod rows;
 pub mod stream;

@@ -56,7 +56,7 @@ pub fn read_documents(
     let handle = File::open(file).at(file)?;
     if format == Format::Parquet {
         let size = handle.metadata().at(file)?.len();
-        parquet::read(file, handle, &corpus.text_field, max_document_bytes, &mut visible, bad)?;
+        parquet::texts(file, handle, &corpus.text_field, max_document_bytes, &mut visible, bad)?;
         bytes_read.fetch_add(size, Ordering::Relaxed);
         return Ok(());
     }

@@ -10,6 +10,16 @@ pub enum Scale {
     Log,
 }
 
+/// The largest value that is shown; 1 over it is the smallest of a log axis. Products of two are still numbers.
+const LARGEST: f64 = 1e150;
+
+impl Scale {
+    /// Whether a value has a place on an axis.
+    fn shows(self, value: f64) -> bool {
+        value.abs() <= LARGEST && (self == Self::Linear || value >= 1.0 / LARGEST)
+    }
+}
+
 /// A range of values laid out on `0.0..=1.0`, with its ticks.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Axis {
@@ -20,13 +30,12 @@ pub struct Axis {
 }
 
 impl Axis {
-    /// An axis that shows every finite value of `values` with a little room to both sides, and at most about `max_ticks` ticks.
+    /// An axis that shows every value of `values` up to 1e150 with a little room to both sides, and at most about `max_ticks` ticks.
     ///
     /// With no value at all it shows `0..1` (`1..10` on a log scale).
     pub fn fit(values: impl IntoIterator<Item = f64>, scale: Scale, max_ticks: usize) -> Self {
-        let usable = |v: &f64| v.is_finite() && (scale == Scale::Linear || *v > 0.0);
-        let (mut low, mut high) =
-            values.into_iter().filter(usable).fold((f64::INFINITY, f64::NEG_INFINITY), |(low, high), v| (low.min(v), high.max(v)));
+        let shown = values.into_iter().filter(|&v| scale.shows(v));
+        let (mut low, mut high) = shown.fold((f64::INFINITY, f64::NEG_INFINITY), |(low, high), v| (low.min(v), high.max(v)));
         if low > high {
             (low, high) = if scale == Scale::Log { (1.0, 10.0) } else { (0.0, 1.0) };
         }
@@ -63,6 +72,10 @@ impl Axis {
 
     /// Where `value` stands, 0 at the low end and 1 at the high end; `None` where it cannot be shown.
     pub fn position(&self, value: f64) -> Option<f64> {
+        // Ticks may stand in the room beside the values.
+        if !self.scale.shows(value) && !(self.low..=self.high).contains(&value) {
+            return None;
+        }
         let position = match self.scale {
             Scale::Linear => (value - self.low) / (self.high - self.low),
             Scale::Log => (value / self.low).ln() / (self.high / self.low).ln(),
@@ -189,6 +202,15 @@ mod tests {
         assert_eq!(axis.position(0.0), None);
     }
 
+    /// Found by fuzzing: a tick for every power of ten up to one that is no number any more.
+    #[test]
+    fn values_out_of_all_proportion_are_left_out() {
+        for scale in [Scale::Log, Scale::Linear] {
+            let axis = Axis::fit([4.25, 9.0, f64::MAX, f64::MIN_POSITIVE, -f64::MAX], scale, 6);
+            assert!(axis.position(4.25).is_some() && axis.position(f64::MAX).is_none() && axis.ticks().len() < 8, "{axis:?}");
+        }
+    }
+
     proptest! {
         #[test]
         fn every_value_and_every_tick_lies_on_the_axis(values in prop::collection::vec(1e-3f64..1e6, 1..20), log: bool, max_ticks in 2usize..12) {
@@ -203,6 +225,18 @@ mod tests {
             let labels = axis.tick_labels();
             let distinct: std::collections::BTreeSet<_> = labels.iter().collect();
             prop_assert_eq!(distinct.len(), labels.len(), "{:?}", labels);
+        }
+
+        #[test]
+        fn whatever_the_values_are_there_are_few_ticks(values in prop::collection::vec(prop::num::f64::ANY, 0..6), log: bool, max_ticks in 2usize..12) {
+            let scale = if log { Scale::Log } else { Scale::Linear };
+            let axis = Axis::fit(values.iter().copied(), scale, max_ticks);
+            prop_assert!(axis.ticks().len() <= max_ticks + 1, "{:?}", axis.ticks());
+            for v in values.iter().filter(|v| scale.shows(**v)).chain(axis.ticks()) {
+                let position = axis.position(*v);
+                prop_assert!(position.is_some_and(|position| (-1e-6..=1.0 + 1e-6).contains(&position)), "{v} at {position:?}");
+            }
+            prop_assert_eq!(axis.tick_labels().len(), axis.ticks().len());
         }
     }
 }

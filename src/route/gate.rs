@@ -25,6 +25,8 @@ const LEARNING_RATE: f64 = 2e-2;
 const WEIGHT_DECAY: f64 = 1e-3;
 /// Deviations from the mean beyond which a feature counts no further: what was never seen must not decide everything.
 const FURTHEST: f64 = 4.0;
+/// The largest number of a gate; products of some of them are still numbers.
+const LARGEST: f64 = 1e30;
 /// Examples whose gradients are summed by one task; sums of tasks are added in their order.
 const TASK: usize = 512;
 
@@ -235,9 +237,9 @@ impl Gate {
                 return Err(format!("{name}: expected {expected} numbers, found {found}"));
             }
         }
-        let numbers = self.mean.iter().chain(&self.deviation).chain(self.hidden.iter().flatten()).chain(&self.output);
-        if !numbers.into_iter().all(|x| x.is_finite()) || self.deviation.iter().any(|d| *d <= 0.0) {
-            return Err("a number that is not finite, or a deviation that is not above 0".into());
+        let mut numbers = self.mean.iter().chain(&self.deviation).chain(self.hidden.iter().flatten()).chain(&self.output);
+        if !numbers.all(|x| x.abs() <= LARGEST) || self.deviation.iter().any(|d| *d <= 0.0) {
+            return Err(format!("a number that is not finite or above {LARGEST:e}, or a deviation that is not above 0"));
         }
         Ok(())
     }
@@ -347,8 +349,17 @@ mod tests {
         assert!(refused(&text.replacen("\"version\": 1", "\"version\": 2", 1)).contains("version 2"));
         let short = Gate { output: vec![0.0; 3], ..gate.clone() };
         assert!(refused(&serde_json::to_string(&short).unwrap()).contains("output: expected 17 numbers, found 3"));
-        let flat = Gate { deviation: vec![0.0; FEATURES], ..gate };
+        let flat = Gate { deviation: vec![0.0; FEATURES], ..gate.clone() };
         assert!(refused(&serde_json::to_string(&flat).unwrap()).contains("deviation"));
+        // Of the largest there are the sum is still a number; of infinities that cancel out it would be none.
+        let of = |x: f64| Gate {
+            mean: vec![0.0; FEATURES],
+            hidden: vec![vec![-x; FEATURES + 1]; HIDDEN],
+            output: vec![x; HIDDEN + 1],
+            ..gate.clone()
+        };
+        assert!([-9.0, 9.0].iter().all(|x| of(LARGEST).log_odds(&[*x; FEATURES]).is_finite()));
+        assert!(refused(&serde_json::to_string(&of(1.1 * LARGEST)).unwrap()).contains("above 1e30"));
         std::fs::write(&path, vec![b' '; MOST_BYTES as usize + 1]).unwrap();
         assert!(Gate::load(folder.path()).unwrap_err().to_string().contains("larger than"));
     }

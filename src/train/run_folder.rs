@@ -15,8 +15,10 @@ use crate::hub;
 use crate::model::Parameter;
 use crate::recipe::Recipe;
 
-const RECIPE_FILE: &str = "recipe.toml";
-const ENVIRONMENT_FILE: &str = "environment.json";
+/// What the run does: its recipe, resolved.
+pub const RECIPE_FILE: &str = "recipe.toml";
+/// Where and with what the run was started, each time.
+pub const ENVIRONMENT_FILE: &str = "environment.json";
 const LOCK_FILE: &str = "run.lock";
 const CHECKPOINTS_FOLDER: &str = "checkpoints";
 

@@ -22,9 +22,16 @@ const END_BYTES: u64 = 8;
 /// A file that the parquet crate reads from.
 #[derive(Clone)]
 pub(super) struct ParquetFile {
-    file: Arc<File>,
+    bytes: Contents,
     size: u64,
     claimed: Arc<AtomicUsize>,
+}
+
+/// Where its bytes are.
+#[derive(Clone)]
+enum Contents {
+    Disk(Arc<File>),
+    Memory(Bytes),
 }
 
 impl ParquetFile {
@@ -33,7 +40,19 @@ impl ParquetFile {
     /// # Errors
     /// [`ParquetError`] where the metadata claims more than it has, or the file cannot be read.
     pub fn new(file: File) -> Result<Self> {
-        let found = Self { size: file.metadata()?.len(), file: Arc::new(file), claimed: Arc::default() };
+        Self::checked(file.metadata()?.len(), Contents::Disk(Arc::new(file)))
+    }
+
+    /// As [`Self::new`] for a file that is in memory.
+    ///
+    /// # Errors
+    /// [`ParquetError`] where the metadata claims more than it has.
+    pub fn of_bytes(bytes: Bytes) -> Result<Self> {
+        Self::checked(bytes.len() as u64, Contents::Memory(bytes))
+    }
+
+    fn checked(size: u64, bytes: Contents) -> Result<Self> {
+        let found = Self { bytes, size, claimed: Arc::default() };
         let Some(at) = found.size.checked_sub(END_BYTES) else { return Ok(found) };
         let mut end = [0; END_BYTES as usize];
         found.at(at).read_exact(&mut end)?;
@@ -45,13 +64,18 @@ impl ParquetFile {
         Ok(found)
     }
 
+    /// The same file for one more column, which has pages of its own that are read last.
+    pub fn for_column(&self) -> Self {
+        Self { claimed: Arc::default(), ..self.clone() }
+    }
+
     /// The bytes that the page whose header was read last claims to have when it is unpacked.
     pub fn claimed(&self) -> usize {
         self.claimed.load(Ordering::Relaxed)
     }
 
     fn at(&self, at: u64) -> Place {
-        Place { file: self.file.clone(), at }
+        Place { bytes: self.bytes.clone(), at }
     }
 }
 
@@ -74,6 +98,9 @@ impl ChunkReader for ParquetFile {
         if self.size.checked_sub(start).is_none_or(|left| (length as u64) > left) {
             return Err(ParquetError::EOF(format!("{length} bytes at byte {start}, the file has {}", self.size)));
         }
+        if let Contents::Memory(bytes) = &self.bytes {
+            return Ok(bytes.slice(start as usize..start as usize + length));
+        }
         let mut bytes = vec![0; length];
         self.at(start).read_exact(&mut bytes)?;
         Ok(bytes.into())
@@ -82,15 +109,20 @@ impl ChunkReader for ParquetFile {
 
 /// A place in a file, independent of where others read.
 struct Place {
-    file: Arc<File>,
+    bytes: Contents,
     at: u64,
 }
 
 impl Read for Place {
     fn read(&mut self, into: &mut [u8]) -> io::Result<usize> {
-        let mut file: &File = &self.file;
-        file.seek(SeekFrom::Start(self.at))?;
-        let count = file.read(into)?;
+        let count = match &self.bytes {
+            Contents::Disk(file) => {
+                let mut file: &File = file;
+                file.seek(SeekFrom::Start(self.at))?;
+                file.read(into)?
+            }
+            Contents::Memory(bytes) => usize::try_from(self.at).ok().and_then(|at| bytes.get(at..)).unwrap_or_default().read(into)?,
+        };
         // Nobody asks for what lies behind the end, but for the crate where it skips.
         if count == 0 && !into.is_empty() {
             return Err(io::ErrorKind::UnexpectedEof.into());
@@ -137,12 +169,10 @@ mod tests {
     #[test]
     fn a_page_is_read_where_it_claims_no_more_than_it_can_be() {
         let read = |unpacked: &[u8]| {
-            let mut file = tempfile::tempfile().unwrap();
             // A data page, the size that it unpacks to, ten bytes, an end; and the end of a file without metadata.
             let bytes = [&[0x15, 0, 0x15], unpacked, &[0x15, 20, 0], &[7; 10], &[0, 0, 0, 0, b'P', b'A', b'R', b'1']].concat();
-            io::Write::write_all(&mut file, &bytes).unwrap();
             let mut first = [0; 4];
-            let file = ParquetFile { size: bytes.len() as u64, file: Arc::new(file), claimed: Arc::default() };
+            let file = ParquetFile { size: bytes.len() as u64, bytes: Contents::Memory(bytes.into()), claimed: Arc::default() };
             file.get_read(0).unwrap().read_exact(&mut first).map(|()| first).map_err(|error| error.to_string())
         };
         assert_eq!(read(&[40]), Ok([0x15, 0, 0x15, 40]));
@@ -155,14 +185,20 @@ mod tests {
 
     #[test]
     fn nothing_is_read_from_behind_the_end() {
-        let mut file = tempfile::tempfile().unwrap();
-        io::Write::write_all(&mut file, b"0123456789").unwrap();
-        let file = ParquetFile { size: 10, file: Arc::new(file), claimed: Arc::default() };
-        assert_eq!(file.get_bytes(8, 2).unwrap(), "89");
-        for (start, length) in [(8, 3), (11, 0), (u64::MAX, 1), (0, usize::MAX)] {
-            assert!(file.get_bytes(start, length).is_err(), "{start}, {length}");
+        let mut disk = tempfile::tempfile().unwrap();
+        let bytes = b"0123456789\xff\xff\xff\xffPAR1";
+        io::Write::write_all(&mut disk, bytes).unwrap();
+        for file in [ParquetFile::new(disk).unwrap(), ParquetFile::of_bytes(Bytes::from_static(bytes)).unwrap()] {
+            assert_eq!(file.len(), 18);
+            assert_eq!(file.get_bytes(8, 2).unwrap(), "89");
+            for (start, length) in [(8, 11), (19, 0), (u64::MAX, 1), (0, usize::MAX)] {
+                assert!(file.get_bytes(start, length).is_err(), "{start}, {length}");
+            }
+            let mut into = [0; 4];
+            assert_eq!(file.at(8).read(&mut into).unwrap(), 4);
+            for at in [18, 1 << 40] {
+                assert_eq!(file.at(at).read(&mut into).unwrap_err().kind(), io::ErrorKind::UnexpectedEof, "{at}");
+            }
         }
-        let mut into = [0; 4];
-        assert_eq!(file.at(10).read(&mut into).unwrap_err().kind(), io::ErrorKind::UnexpectedEof);
     }
 }

@@ -194,8 +194,7 @@ impl<R: Read> Walk<R> {
 
     /// A number that may be below zero.
     fn signed(&mut self) -> Result<i64> {
-        let number = self.number()?;
-        Ok((number >> 1) as i64 ^ -((number & 1) as i64))
+        self.number().map(zigzag)
     }
 
     fn skip(&mut self, count: u64) -> Result<()> {
@@ -223,6 +222,11 @@ pub(super) fn number(mut byte: impl FnMut() -> Result<u8>) -> Result<u64> {
         }
     }
     Err(damaged("a number has more than ten bytes".into()))
+}
+
+/// The number that one of those stands for, of which every other is below zero.
+pub(super) fn zigzag(number: u64) -> i64 {
+    (number >> 1) as i64 ^ -((number & 1) as i64)
 }
 
 pub(super) fn damaged(message: String) -> ParquetError {

@@ -1,14 +1,16 @@
 //! The rows of JSONL, CSV, TSV and Parquet files as named values, each knowing where it stands.
 
-use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::path::{Path, PathBuf};
 
-use parquet::file::reader::{FileReader, SerializedFileReader};
 use parquet::record::{Field, Row};
 use serde_json::{Map, Number, Value};
 
 use super::library::Entry;
+use crate::data::parquet::rows;
 use crate::error::{Error, Result};
+
+/// The most rows of a file; the largest of the sets has a tenth of them.
+const MAX_ROWS: usize = 1 << 20;
 
 /// One row.
 #[derive(Debug, Clone)]
@@ -106,14 +108,20 @@ fn describe(value: &Value) -> String {
 /// # Errors
 /// [`Error::File`] naming the line or row that is malformed.
 pub fn read(entry: &Entry, columns: Option<&[&str]>, limit: usize) -> Result<Vec<Record>> {
-    let bytes = entry.read()?;
-    match entry.format() {
-        "jsonl" | "ndjson" => jsonl(&entry.path, &bytes, limit),
-        "csv" => separated(&entry.path, &bytes, b',', columns, limit),
-        "tsv" => separated(&entry.path, &bytes, b'\t', columns, limit),
-        "parquet" => parquet(&entry.path, bytes, limit),
-        other => Err(Error::file(&entry.path, format!("`.{other}` is no format of evaluation sets; JSONL, CSV, TSV and Parquet are read"))),
+    let (path, bytes) = (&entry.path, entry.read()?);
+    // One more than there may be, so that it shows where there are more.
+    let most = limit.min(MAX_ROWS + 1);
+    let records = match entry.format() {
+        "jsonl" | "ndjson" => jsonl(path, &bytes, most),
+        "csv" => separated(path, &bytes, b',', columns, most),
+        "tsv" => separated(path, &bytes, b'\t', columns, most),
+        "parquet" => parquet(path, bytes, most),
+        other => Err(Error::file(path, format!("`.{other}` is no format of evaluation sets; JSONL, CSV, TSV and Parquet are read"))),
+    }?;
+    if records.len() > MAX_ROWS {
+        return Err(Error::file(path, format!("has more than {MAX_ROWS} rows; is this an evaluation set?")));
     }
+    Ok(records)
 }
 
 fn jsonl(path: &Path, bytes: &[u8], limit: usize) -> Result<Vec<Record>> {
@@ -171,14 +179,8 @@ fn separated(path: &Path, bytes: &[u8], delimiter: u8, columns: Option<&[&str]>,
 }
 
 fn parquet(path: &Path, bytes: Vec<u8>, limit: usize) -> Result<Vec<Record>> {
-    let damaged = |error: String| Error::file(path, format!("cannot be read as Parquet, the file is truncated or damaged: {error}"));
-    let rows = || -> std::result::Result<Vec<Row>, String> {
-        let reader = SerializedFileReader::new(bytes::Bytes::from(bytes)).map_err(|e| e.to_string())?;
-        reader.get_row_iter(None).map_err(|e| e.to_string())?.take(limit).map(|row| row.map_err(|e| e.to_string())).collect()
-    };
-    // The parquet crate panics on some kinds of damage; what it was working on is dropped.
-    let rows =
-        catch_unwind(AssertUnwindSafe(rows)).unwrap_or_else(|_| Err("its contents contradict each other".into())).map_err(damaged)?;
+    let damaged = |error| Error::file(path, format!("cannot be read as Parquet, the file is truncated or damaged: {error}"));
+    let rows = rows(bytes, limit, MAX_ROWS).map_err(damaged)?;
     Ok(rows.iter().enumerate().map(|(index, row)| Record::new(object(row), path, format!("row {}", index + 1))).collect())
 }
 
