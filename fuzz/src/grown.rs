@@ -68,16 +68,20 @@ pub fn adapter(data: &[u8]) {
     let _ = baseline::peft::load(&inner, base);
 }
 
-/// A widened model as `transformers` keeps it: `config.json`, a zero byte, and the tensors. What can be taken back is exported again, with the same rings.
+/// A widened model as `transformers` keeps it: `config.json`, a zero byte, and the tensors. What can be taken back, on its own base or on ours, is exported
+/// again, with the same rings.
 pub fn widened(data: &[u8]) {
     let (config, tensors) = two_of(data);
     let inner = folder_of("widened", &[("config.json", config), ("model.safetensors", tensors)]);
     let Ok(Some(found)) = Widened::open(&inner) else { return };
-    let taken = free("taken");
-    if import(&inner, &found, &Ground::Own, &taken).is_ok() {
-        let foundation = Foundation::open(&taken).expect("what was taken back");
-        assert_eq!(hashes(&foundation.rings), hashes(&found.rings));
-        export(&foundation);
+    let base = BaseCheckpoint::open(base_of_sixteen()).expect("a base of ours");
+    for ground in [Ground::Own, Ground::Base(&base)] {
+        let taken = free("taken");
+        if import(&inner, &found, &ground, &taken).is_ok() {
+            let foundation = Foundation::open(&taken).expect("what was taken back");
+            assert_eq!(hashes(&foundation.rings), hashes(&found.rings));
+            export(&foundation);
+        }
     }
     let _ = found.model();
 }
