@@ -171,6 +171,11 @@ fn a_damaged_checkpoint_is_named_and_never_passed_over() {
         assert!(failed(&world.train("scale-preserve", "run", &["--resume"]), 1).contains(name));
         fs::write(&path, good).unwrap();
     }
+    // Found by fuzzing: one that is taken for another step's, and said to be trained to its end or further.
+    let [right, wrong] = ["run/checkpoints/step-000012", "run/checkpoints/step-000013"].map(|path| world.path(path));
+    fs::rename(&right, &wrong).unwrap();
+    assert!(failed(&world.train("scale-preserve", "run", &["--resume"]), 1).contains("is of step 12, and its folder of step 13"));
+    fs::rename(&wrong, &right).unwrap();
     fs::remove_file(world.path("run/checkpoints/step-000012/SHA256SUMS")).unwrap();
     assert!(failed(&world.train("scale-preserve", "run", &["--resume"]), 1).contains("SHA256SUMS"));
     // An older one is gone back to only when asked for, and the newer one is kept under another name.

@@ -124,7 +124,7 @@ pub fn checkpoint(data: &[u8]) {
         let hash: String = Sha256::digest(bytes).iter().map(|byte| format!("{byte:02x}")).collect();
         sums += &format!("{hash}  {name}\n");
     }
-    let inner = folder_of("step-000001", &files);
+    let inner = folder_of("state", &files);
     fs::write(inner.join(training::SUMS_FILE), sums).expect("room");
     if let Ok(state) = training::load_state(&inner) {
         STREAM.with_borrow_mut(|stream| go_on(stream, state.stream));

@@ -7,13 +7,15 @@ use std::time::Duration;
 
 use hf_hub::api::sync::ApiError;
 use sha2::{Digest, Sha256};
-use ureq::RequestBuilder;
 use ureq::config::RedirectAuthHeaders;
+use ureq::http::Response;
 use ureq::typestate::WithoutBody;
+use ureq::{Body, RequestBuilder};
 
 use super::{Hub, HubName, Progress};
 use crate::error::{Error, IoContext, Result};
 use crate::files::hex;
+use crate::guard;
 
 /// Bytes read at a time.
 const CHUNK: usize = 1 << 18;
@@ -76,6 +78,19 @@ impl Failure {
         let unreachable = !matches!(error, ureq::Error::StatusCode(code) if *code < 500);
         Self { error: Error::file(place(name, file), message), unreachable }
     }
+}
+
+/// Runs a call into the client, which panics over some answers, and takes that for an error.
+pub(super) fn guarded<T>(
+    hub: &Hub,
+    name: &HubName,
+    file: &str,
+    call: impl FnOnce() -> std::result::Result<T, Failure>,
+) -> std::result::Result<T, Failure> {
+    guard::guarded(call).unwrap_or_else(|| {
+        let message = format!("{} answers with something that is no HTTP", hub.settings.endpoint);
+        Err(Failure::from(Error::file(place(name, file), message)))
+    })
 }
 
 /// The name of a file, or of all of it.
@@ -151,12 +166,16 @@ impl Hub {
         }
     }
 
+    fn answer(&self, name: &HubName, file: &str, request: RequestBuilder<WithoutBody>) -> std::result::Result<Response<Body>, Failure> {
+        guarded(self, name, file, || request.call().map_err(|error| Failure::of_request(self, name, file, &error)))
+    }
+
     fn metadata(&self, name: &HubName, file: &str, url: &str) -> std::result::Result<Metadata, Failure> {
         let wrong = |what: String| Failure::from(Error::file(place(name, file), format!("{} {what}", self.settings.endpoint)));
         let mut url = url.to_string();
         for _ in 0..REDIRECTS {
             let request = self.request(&self.asking, &url, Some("bytes=0-0".into()));
-            let response = request.call().map_err(|error| Failure::of_request(self, name, file, &error))?;
+            let response = self.answer(name, file, request)?;
             let header = |name: &str| response.headers().get(name).and_then(|value| value.to_str().ok());
             let (etag, location) = (header("x-linked-etag").or(header("etag")), header("location").unwrap_or_default());
             // Another place of the same Hub, where it was renamed.
@@ -210,7 +229,7 @@ impl Hub {
         tell(have)?;
         if have < size {
             let request = self.request(&self.agent, url, (have > 0).then(|| format!("bytes={have}-")));
-            let response = request.call().map_err(|error| Failure::of_request(self, name, file, &error))?;
+            let response = self.answer(name, file, request)?;
             if have > 0 && response.status() != 206 {
                 // The whole file comes, not its rest.
                 out.set_len(0).at(part)?;
@@ -218,7 +237,7 @@ impl Hub {
             }
             let (mut body, mut buffer) = (response.into_body().into_reader(), vec![0; CHUNK]);
             loop {
-                let count = match body.read(&mut buffer) {
+                let count = match guarded(self, name, file, || Ok(body.read(&mut buffer)))? {
                     Ok(0) => break,
                     Ok(count) => count,
                     Err(error) => {

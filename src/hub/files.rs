@@ -5,7 +5,7 @@ use std::path::{Component, Path, PathBuf};
 
 use serde::{Deserialize, Serialize};
 
-use super::download::Failure;
+use super::download::{Failure, guarded};
 use super::name::is_commit;
 use super::{Hub, HubName};
 use crate::checkpoint::atomic;
@@ -25,7 +25,9 @@ struct Listing {
 impl Hub {
     /// Asks the Hub for the commit of a revision, and keeps what it says of the commit's files.
     pub(super) fn ask(&self, name: &HubName, revision: &str) -> std::result::Result<String, Failure> {
-        let info = self.api.repo(Self::repo(name, revision)).info().map_err(|error| Failure::of(self, name, "", error))?;
+        let info = guarded(self, name, "", || {
+            self.api.repo(Self::repo(name, revision)).info().map_err(|error| Failure::of(self, name, "", error))
+        })?;
         let wrong = |what: String| Failure::from(Error::file(name.to_string(), format!("{} {what}", self.settings.endpoint)));
         if !is_commit(&info.sha) {
             return Err(wrong(format!("says that it is at {:?}, which is no commit", info.sha)));

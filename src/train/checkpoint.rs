@@ -3,6 +3,7 @@
 //! `trained.safetensors` (trained blocks), `optimizer.safetensors` (their moments), `state.json` (the rest), and `SHA256SUMS` of the three,
 //! which `sha256sum --check` reads too. The base is named by path and hash and never copied.
 
+use std::ffi::OsStr;
 use std::fs::{self, File};
 use std::io::{Read, Write};
 use std::path::{Path, PathBuf};
@@ -127,7 +128,15 @@ pub fn load_state(path: &Path) -> Result<State> {
         let message = format!("format version {format_version}, but this treering reads up to {FORMAT_VERSION}: use a newer one");
         return Err(Error::file(&state_path, message));
     }
-    serde_json::from_str(&text).map_err(damaged)
+    let state: State = serde_json::from_str(&text).map_err(damaged)?;
+    match path.file_name().and_then(step_of) {
+        Some(step) if step != state.step => {
+            let message =
+                format!("is of step {}, and its folder of step {step}: the checkpoint was renamed, or the two were mixed up", state.step);
+            Err(Error::file(&state_path, message))
+        }
+        _ => Ok(state),
+    }
 }
 
 /// Reads the trained blocks of the checkpoint at `path`, which must be exactly those expected, in that order.
@@ -194,6 +203,13 @@ pub fn folder_name(step: u64) -> String {
     format!("step-{step:06}")
 }
 
+/// The step of a checkpoint whose folder has this name; `None` for a name that no checkpoint is given.
+pub fn step_of(name: &OsStr) -> Option<u64> {
+    let name = name.to_str()?;
+    let step = name.strip_prefix("step-")?.parse().ok()?;
+    (folder_name(step) == name).then_some(step)
+}
+
 /// The checkpoints in `folder`, oldest first; unfinished and foreign entries are passed over.
 ///
 /// # Errors
@@ -207,11 +223,7 @@ pub fn list(folder: &Path) -> Result<Vec<(u64, PathBuf)>> {
     };
     for entry in entries {
         let entry = entry.at(folder)?;
-        let name = entry.file_name();
-        let step = name.to_str().and_then(|name| name.strip_prefix("step-")).and_then(|digits| digits.parse::<u64>().ok());
-        if let Some(step) = step.filter(|&step| name.to_str() == Some(folder_name(step).as_str())) {
-            found.push((step, entry.path()));
-        }
+        found.extend(step_of(&entry.file_name()).map(|step| (step, entry.path())));
     }
     found.sort();
     Ok(found)

@@ -50,7 +50,7 @@ pub fn place(path: &Path, step: Option<u64>) -> Result<Place> {
     }
     // RUN/checkpoints/step-000300
     let absolute = std::path::absolute(path).map_err(|error| Error::io(path, error))?;
-    let named = absolute.file_name().and_then(|name| name.to_str()?.strip_prefix("step-")?.parse().ok());
+    let named = absolute.file_name().and_then(checkpoint::step_of);
     match (named, absolute.parent().and_then(Path::parent)) {
         (Some(named), Some(run)) if RunFolder::recipe(run)?.is_some() => Ok(Place::Run(run.to_path_buf(), Some(step.unwrap_or(named)))),
         _ => Ok(Place::Model),

@@ -175,6 +175,8 @@ fn a_download_that_breaks_off_goes_on_and_one_that_is_wrong_is_thrown_away() {
         (Fault::Wrong, "what came has the SHA-256"),
         (Fault::Long, "more than the"),
         (Fault::Busy, "status 503"),
+        // Found by fuzzing: the client panics over it.
+        (Fault::Astray, "answers with something that is no HTTP"),
     ] {
         let client = Client::of(&server);
         server.fault("model.safetensors", fault, 100);

@@ -19,6 +19,8 @@ pub enum Fault {
     Long,
     /// The answer is 503.
     Busy,
+    /// The answer leads elsewhere and breaks off before its end.
+    Astray,
 }
 
 /// A request that was answered.
@@ -169,6 +171,10 @@ fn serve(stream: TcpStream, port: u16, state: &Mutex<State>) -> std::io::Result<
             Fault::Wrong => part.iter_mut().for_each(|byte| *byte ^= 1),
             Fault::Long => part.extend_from_slice(b"more"),
             Fault::Busy => return answer(stream, "503 Service Unavailable", &[], b""),
+            Fault::Astray => {
+                let head = "HTTP/1.1 307 Temporary Redirect\r\nLocation: /elsewhere\r\nTransfer-Encoding: chunked\r\n\r\n0\r\n";
+                return (&stream).write_all(head.as_bytes());
+            }
         }
     }
     let content_range = format!("bytes {from}-{}/{}", to.saturating_sub(1), body.len());
