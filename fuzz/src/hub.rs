@@ -32,7 +32,8 @@ pub fn hub(data: &[u8]) {
             folder_of("", &[(&names[0], listing), (&names[1], file), (&names[2], file)]);
             ask(&format!("hf://o/n@{COMMIT}"));
         }
-        Some((1, data)) => {
+        // The Hub may send anywhere, and what is on the network is not to be bothered.
+        Some((1, data)) if !leads_away(data) => {
             static COUNT: AtomicU64 = AtomicU64::new(0);
             *answers() = data.split(|&byte| byte == BETWEEN).map(<[u8]>::to_vec).collect();
             let _ = fs::remove_dir_all(folder().join("cache"));
@@ -40,6 +41,7 @@ pub fn hub(data: &[u8]) {
             ask(&format!("hf://o/n{}", COUNT.fetch_add(1, Ordering::Relaxed)));
             answers().clear();
         }
+        Some((1, _)) => {}
         _ => {
             let Ok(text) = std::str::from_utf8(data) else { return };
             let _ = HubName::of(Path::new(text));
@@ -48,6 +50,12 @@ pub fn hub(data: &[u8]) {
             }
         }
     }
+}
+
+/// Whether an address in an answer may be of another machine.
+fn leads_away(data: &[u8]) -> bool {
+    const HERE: &[u8] = b"127.0.0.1:";
+    data.contains(&b'@') || data.windows(2).enumerate().any(|(at, two)| two == b"//" && !data[at + 2..].starts_with(HERE))
 }
 
 /// Takes a model, and then its files as if they were corpora.

@@ -4,7 +4,7 @@ use std::f64::consts::PI;
 
 use serde_json::{Value, json};
 
-use super::config::{Config, DEFAULT_ROPE_THETA};
+use super::config::{Config, DEFAULT_ROPE_THETA, MAX_SIZE};
 use super::config_json::Keys;
 
 type Checked<T> = std::result::Result<T, String>;
@@ -149,7 +149,14 @@ impl RopeScaling {
             }
         };
         let length = |value: usize| {
-            if value > 0 { Ok(()) } else { Err("rope scaling: `original_max_position_embeddings` is 0".to_string()) }
+            let found = u64::try_from(value).unwrap_or(u64::MAX);
+            if (1..=MAX_SIZE).contains(&found) {
+                Ok(())
+            } else {
+                Err(format!(
+                    "rope scaling: `original_max_position_embeddings` is {value}; a whole number from 1 to {MAX_SIZE} was expected"
+                ))
+            }
         };
         match self {
             Self::Default => Ok(()),

@@ -81,6 +81,13 @@ fn rope_scaling_is_read() {
     let base = open(&writer).unwrap();
     let RopeScaling::Yarn(yarn) = &base.config().rope_scaling else { panic!() };
     assert_eq!((yarn.factor, yarn.original_max_position_embeddings, yarn.beta_fast, yarn.beta_slow), (4.0, 16, 32.0, 1.0));
+    // Found by fuzzing: what no config.json may say would not be read back from one.
+    let mut writer = Writer::llama_with_embedding(4);
+    writer.text("llama.rope.scaling.type", "yarn");
+    writer.f32("llama.rope.scaling.factor", 4.0);
+    writer.u32("llama.rope.scaling.original_context_length", (1 << 31) + 1);
+    let error = open(&writer).unwrap_err().to_string();
+    assert!(error.contains("`original_max_position_embeddings` is 2147483649; a whole number from 1 to 2147483648"), "{error}");
 }
 
 #[test]
