@@ -1,5 +1,5 @@
 #!/bin/sh
-# What the inputs of fuzzing reach that are kept (fuzz/kept, fuzz/corpus): lines of each file, and of all that are reached at all. Then one JSON object.
+# What the inputs of fuzzing reach that are kept (scripts/fuzz.sh --replay): lines of each file, and of all that are reached at all. Then one JSON object.
 #
 #   scripts/fuzz-coverage.sh [--missed SOURCE]
 #
@@ -21,24 +21,10 @@ if [ ! -x "$tools/llvm-cov" ]; then
 fi
 export CARGO_TARGET_DIR="$PWD/work/coverage"
 WATCH=lines RUSTC_WRAPPER=$PWD/own.sh cargo build --locked --release --bins >&2
-shm=/dev/shm
-[ -d $shm ] || shm=${TMPDIR:-/tmp}
-scratch=$(mktemp -d $shm/treering-fuzz-XXXXXX)
+scratch=$(mktemp -d)
 trap 'rm -rf "$scratch"' EXIT
-export TREERING_FUZZ_FOLDER="$scratch"
-objects=
-for target in $(sed -n 's/^name = "\([a-z_]*\)"$/\1/p' Cargo.toml); do
-    binary=$CARGO_TARGET_DIR/release/$target
-    [ -x "$binary" ] || continue
-    mkdir "$scratch/inputs"
-    [ ! -f "kept/$target.tar.xz" ] || tar xJf "kept/$target.tar.xz" -C "$scratch/inputs"
-    LLVM_PROFILE_FILE=$scratch/$target.profraw "$binary" "$scratch/inputs" "corpus/$target" -runs=0 -max_len=65536 > "work/$target.coverage" 2>&1 || {
-        echo "$target: an input ended it (fuzz/work/$target.coverage)" >&2
-        exit 3
-    }
-    rm -r "$scratch/inputs"
-    objects="$objects -object $binary"
-done
+LLVM_PROFILE_FILE=$scratch/%m.profraw ../scripts/fuzz.sh --replay --binaries "$CARGO_TARGET_DIR/release" >&2
+objects=$(sed -n "s|^name = \"\([a-z_]*\)\"$|-object $CARGO_TARGET_DIR/release/\1|p" Cargo.toml)
 "$tools/llvm-profdata" merge -sparse "$scratch"/*.profraw -o "$scratch/all"
 "$tools/llvm-cov" export $objects -instr-profile="$scratch/all" -format=lcov > "$scratch/lcov" 2> /dev/null
 awk -F'[:,]' -v root="$(cd .. && pwd)/" -v missed="$missed" '

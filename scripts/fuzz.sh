@@ -3,24 +3,26 @@
 # worked for it, how many inputs it tried, how many are kept, and how many findings there are. Exit code 3 where there are any; the inputs then lie in
 # fuzz/artifacts.
 #
-#   scripts/fuzz.sh [--minutes M | --replay] [--jobs N] [--own] [--keep] [--profile NAME] [TARGET ...]
+#   scripts/fuzz.sh [--minutes M | --replay] [--jobs N] [--own | --binaries DIR] [--keep] [--profile NAME] [TARGET ...]
 #
 # --own measures coverage in our own crates alone, and builds dependencies as they are: a quicker build where they are there already (CARGO_TARGET_DIR).
+# --binaries takes the targets that were built in a folder (an absolute path), and builds nothing.
 # --keep then puts the fewest inputs that reach all that was reached into fuzz/kept, and writes down in fuzz/record.jsonl what was done.
 # --replay tries nothing new: only what is kept is read again (.ci/run).
 # Needs a C++ compiler (for libFuzzer) and xz. `cargo fuzz run TARGET --sanitizer none` works as well where cargo-fuzz is installed.
 set -eu
 cd "$(dirname "$0")/../fuzz"
-minutes=60 jobs=2 own= keep= replay= profile=release targets=
+minutes=60 jobs=2 own= binaries= keep= replay= profile=release targets=
 while [ $# -gt 0 ]; do
     case $1 in
         --minutes) minutes=$2; shift 2 ;;
         --jobs) jobs=$2; shift 2 ;;
         --profile) profile=$2; shift 2 ;;
         --own) own=yes; shift ;;
+        --binaries) binaries=$2; shift 2 ;;
         --keep) keep=yes; shift ;;
         --replay) replay=yes; shift ;;
-        -*) sed -n '2,11s/^# \{0,1\}//p' ../scripts/fuzz.sh >&2; exit 2 ;;
+        -*) sed -n '2,12s/^# \{0,1\}//p' ../scripts/fuzz.sh >&2; exit 2 ;;
         *) targets="$targets $1"; shift ;;
     esac
 done
@@ -35,7 +37,9 @@ esac
 bounds="-max_len=65536 -timeout=20 -rss_limit_mb=2048"
 [ -n "$targets" ] || targets=$(sed -n 's/^name = "\([a-z_]*\)"$/\1/p' Cargo.toml)
 export CARGO_TARGET_DIR="${CARGO_TARGET_DIR:-$PWD/target}"
-if [ -n "$own" ]; then
+if [ -n "$binaries" ]; then
+    :
+elif [ -n "$own" ]; then
     RUSTC_WRAPPER=$PWD/own.sh cargo build --locked --profile "$profile" --bins >&2
     binaries=$CARGO_TARGET_DIR/$profile
 else

@@ -59,9 +59,7 @@ pub fn dataset(data: &[u8]) {
     let (size, loss, attributes) = (Size::Quickstart, Loss::Answer, Attribute::ALL.to_vec());
     let setup = Setup { size, seed: u64::MAX, loss, attributes, people: None, new_people: None, population: None, tokenizer: None };
     let protocol = setup.protocol(1).expect("a benchmark of ours");
-    if let Err(error) = World::open(&inner, &setup, &protocol, 1, &|| Err(Error::Interrupted("it is another one".into()))) {
-        assert!(!error.to_string().is_empty());
-    }
+    let _ = World::open(&inner, &setup, &protocol, 1, &|| Err(Error::Interrupted("it is another one".into())));
 }
 
 /// The files of an evaluation suite: the first byte says of which, the rest is the file, or an archive of files. Where a task takes examples from another

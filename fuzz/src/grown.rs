@@ -1,7 +1,6 @@
 //! What was grown around a base, or trained beside it.
 
 use std::collections::HashMap;
-use std::fs;
 use std::path::Path;
 use std::sync::OnceLock;
 
@@ -16,7 +15,7 @@ use treering::model::Head;
 use treering::train::Foundation;
 
 use super::models::{base_of_sixteen, config_of_sixteen};
-use super::{folder, folder_of, two_of};
+use super::{folder_of, free, two_of};
 
 /// A ring of ours around the base of sixteen.
 fn ring() -> &'static Ring {
@@ -28,13 +27,6 @@ fn ring() -> &'static Ring {
         let parameters = initialise(&base, &growth, Initialisation::default(), 1, &|_, _| Ok(())).expect("a ring of ours");
         Ring::new("ring".into(), growth, parameters)
     })
-}
-
-/// A folder of that name that is not there.
-fn free(name: &str) -> std::path::PathBuf {
-    let path = folder().join(name);
-    let _ = fs::remove_dir_all(&path);
-    path
 }
 
 /// An expansion: a manifest, a zero byte, and the tensors; around the base alone, or around a ring. What is read is written back to the same.

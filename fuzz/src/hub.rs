@@ -1,7 +1,6 @@
 //! The Hub: its names, and what it answers.
 
 use std::collections::VecDeque;
-use std::fs;
 use std::io::{Read, Write};
 use std::net::{TcpListener, TcpStream};
 use std::path::Path;
@@ -10,7 +9,7 @@ use std::sync::{Mutex, OnceLock, PoisonError};
 
 use treering::hub::{self, HubName, Settings};
 
-use super::{folder, folder_of};
+use super::{folder, folder_of, free, two_of};
 
 /// What comes between two answers.
 const BETWEEN: u8 = 0xff;
@@ -22,13 +21,13 @@ const COMMIT: &str = "0123456789abcdef0123456789abcdef01234567";
 pub fn hub(data: &[u8]) {
     match data.split_first() {
         Some((0, data)) => {
-            let (listing, file) = super::two_of(data);
+            let (listing, file) = two_of(data);
             let names = [
                 format!("cache/models--o--n/.treering/{COMMIT}.json"),
                 format!("cache/models--o--n/snapshots/{COMMIT}/model.safetensors.index.json"),
                 format!("cache/models--o--n/snapshots/{COMMIT}/config.json"),
             ];
-            let _ = fs::remove_dir_all(folder().join("cache"));
+            free("cache");
             folder_of("", &[(&names[0], listing), (&names[1], file), (&names[2], file)]);
             ask(&format!("hf://o/n@{COMMIT}"));
         }
@@ -36,7 +35,7 @@ pub fn hub(data: &[u8]) {
         Some((1, data)) if !leads_away(data) => {
             static COUNT: AtomicU64 = AtomicU64::new(0);
             *answers() = data.split(|&byte| byte == BETWEEN).map(<[u8]>::to_vec).collect();
-            let _ = fs::remove_dir_all(folder().join("cache"));
+            free("cache");
             // A process asks once what a name stands for.
             ask(&format!("hf://o/n{}", COUNT.fetch_add(1, Ordering::Relaxed)));
             answers().clear();

@@ -5,14 +5,13 @@ use std::fs;
 use std::path::{Path, PathBuf};
 use std::sync::OnceLock;
 
-use sha2::{Digest, Sha256};
 use treering::data::{Encode, StreamConfig, StreamState, TokenCache, TrainSource, TrainStream};
 use treering::eval::suite::{Header, Samples};
 use treering::report::comparison::Comparison;
 use treering::train::{checkpoint as training, metrics};
 use treering::{Result, report};
 
-use super::{RECIPE, folder_of, two_of, write};
+use super::{RECIPE, folder_of, sums_of, two_of, write};
 
 /// One token a byte.
 struct Bytes;
@@ -119,13 +118,8 @@ pub fn checkpoint(data: &[u8]) {
         static STREAM: RefCell<TrainStream> = RefCell::new(small_stream(&folder_of("positions", &[]), true).expect("a corpus of ours"));
     }
     let files = [(training::TRAINED_FILE, &b"x"[..]), (training::OPTIMIZER_FILE, b"x"), (training::STATE_FILE, data)];
-    let mut sums = String::new();
-    for (name, bytes) in files {
-        let hash: String = Sha256::digest(bytes).iter().map(|byte| format!("{byte:02x}")).collect();
-        sums += &format!("{hash}  {name}\n");
-    }
     let inner = folder_of("state", &files);
-    fs::write(inner.join(training::SUMS_FILE), sums).expect("room");
+    fs::write(inner.join(training::SUMS_FILE), sums_of(files)).expect("room");
     if let Ok(state) = training::load_state(&inner) {
         STREAM.with_borrow_mut(|stream| go_on(stream, state.stream));
     }

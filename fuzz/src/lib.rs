@@ -14,6 +14,8 @@ use std::fs;
 use std::path::{Path, PathBuf};
 use std::sync::OnceLock;
 
+use sha2::{Digest, Sha256};
+
 pub use corpora::{corpus, dataset, parquet, suite};
 pub use grown::{adapter, expansion, widened};
 pub use hub::hub;
@@ -106,8 +108,21 @@ fn folder_of(name: &str, files: &[(&str, &[u8])]) -> PathBuf {
 
 /// The same without what was there before.
 fn new_folder_of(name: &str, files: &[(&str, &[u8])]) -> PathBuf {
-    let _ = fs::remove_dir_all(folder().join(name));
+    free(name);
     folder_of(name, files)
+}
+
+/// A place for a folder of that name, where none is.
+fn free(name: &str) -> PathBuf {
+    let path = folder().join(name);
+    let _ = fs::remove_dir_all(&path);
+    path
+}
+
+/// The list of hashes that a checkpoint of these files has.
+fn sums_of<'a>(files: impl IntoIterator<Item = (&'a str, &'a [u8])>) -> String {
+    let hash = |bytes| Sha256::digest(bytes).iter().map(|byte| format!("{byte:02x}")).collect::<String>();
+    files.into_iter().map(|(name, bytes)| format!("{}  {name}\n", hash(bytes))).collect()
 }
 
 /// Two files in one input, with a zero byte between them; the second is empty where there is none.

@@ -13,7 +13,7 @@ use treering::model::Precision;
 use treering::recipe::Recipe;
 use treering::tokenizer::Tokenizer;
 
-use super::{RECIPE, folder, folder_of, two_of, write};
+use super::{RECIPE, folder, folder_of, free, two_of, write};
 
 /// A configuration that fits no file by chance, so that tensors of small sizes are found.
 const CONFIG: &str = r#"{"model_type": "llama", "architectures": ["LlamaForCausalLM"], "vocab_size": 16, "hidden_size": 8, "intermediate_size": 12,
@@ -92,8 +92,7 @@ pub fn safetensors(data: &[u8]) {
 /// A `.gguf` file, its tokenizer included. What has all that a model needs is written as a Hugging Face folder, and read again.
 pub fn gguf(data: &[u8]) {
     let Some(base) = use_base(&write("model.gguf", data)) else { return };
-    let saved = folder().join("saved");
-    let _ = fs::remove_dir_all(&saved);
+    let saved = free("saved");
     if base.save_hf(&saved, Dtype::F32).is_ok() {
         let again = BaseCheckpoint::open(&saved).expect("a folder of ours");
         assert_eq!(again.config(), base.config());

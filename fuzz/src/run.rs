@@ -5,7 +5,6 @@ use std::path::{Path, PathBuf};
 use std::sync::OnceLock;
 use std::sync::atomic::{AtomicBool, Ordering};
 
-use sha2::{Digest, Sha256};
 use treering::biography::routers::{self, RouterAnswers};
 use treering::recipe::Recipe;
 use treering::report::comparison::Comparison;
@@ -16,7 +15,7 @@ use treering::train::session::{self, Event, Start};
 use treering::train::{Foundation, RunFolder, build, checkpoint, foundation};
 
 use super::models::base_of_sixteen;
-use super::{folder, folder_of, new_folder_of};
+use super::{folder, folder_of, new_folder_of, sums_of};
 
 /// What stands in an input for the folder of this process.
 const HERE: &str = "@FOLDER@";
@@ -111,13 +110,10 @@ fn damaged(stopped: &Stopped, which: &str, data: &[u8]) -> PathBuf {
     let mut files: Vec<(&str, &[u8])> = stopped.files.iter().map(|(name, bytes)| (name.as_str(), bytes.as_slice())).collect();
     files.retain(|(name, _)| *name != path);
     files.push((&path, data));
-    let mut sums = String::new();
-    for name in of_checkpoint {
+    let sums = sums_of(of_checkpoint.map(|name| {
         let path = format!("{CHECKPOINT}/{name}");
-        let (_, bytes) = files.iter().find(|(found, _)| *found == path).expect("a file of ours");
-        let hash: String = Sha256::digest(bytes).iter().map(|byte| format!("{byte:02x}")).collect();
-        sums += &format!("{hash}  {name}\n");
-    }
+        (name, files.iter().find(|(found, _)| *found == path).expect("a file of ours").1)
+    }));
     let sums_path = format!("{CHECKPOINT}/{}", checkpoint::SUMS_FILE);
     if which != checkpoint::SUMS_FILE {
         files.retain(|(name, _)| *name != sums_path);
