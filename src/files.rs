@@ -1,8 +1,8 @@
-//! Small files, read with a limit, and digests as text.
+//! Small files, read with a limit; large ones, read at offsets; and digests as text.
 
 use std::fs::File;
-use std::io::Read;
-use std::path::Path;
+use std::io::{self, Read, Seek, SeekFrom};
+use std::path::{Path, PathBuf};
 
 use crate::error::{Error, IoContext, Result};
 
@@ -32,6 +32,88 @@ pub fn read_limited_text(path: &Path, most: u64, what: &str) -> Result<String> {
     String::from_utf8(bytes).map_err(|error| Error::file(path, format_args!("is not UTF-8: {}", error.utf8_error())))
 }
 
+/// An open regular file that is read at offsets, by any number of threads. It is not mapped: a file that shrinks meanwhile, or a disk that fails, is then an
+/// error and not a signal (SIGBUS), which nothing could name.
+#[derive(Debug)]
+pub struct OffsetFile {
+    /// Where it is.
+    pub path: PathBuf,
+    /// Its bytes when it was opened.
+    pub len: u64,
+    file: File,
+}
+
+impl OffsetFile {
+    /// Opens `path`.
+    ///
+    /// # Errors
+    /// [`Error::Io`], and [`Error::File`] for what is no regular file.
+    pub fn open(path: &Path) -> Result<Self> {
+        // Looked at before it is opened: opening a pipe would wait for ever.
+        if !std::fs::metadata(path).at(path)?.is_file() {
+            return Err(Error::file(path, "is not a regular file"));
+        }
+        let file = File::open(path).at(path)?;
+        let len = file.metadata().at(path)?.len();
+        Ok(Self { path: path.to_path_buf(), len, file })
+    }
+
+    /// Fills `buffer` with the bytes from `offset` on.
+    ///
+    /// # Errors
+    /// [`Error::Io`], and [`Error::File`] where the file ends before.
+    pub fn read_exact_at(&self, offset: u64, buffer: &mut [u8]) -> Result<()> {
+        self.reader(offset).read_exact(buffer).map_err(|source| match source.kind() {
+            io::ErrorKind::UnexpectedEof => Error::file(
+                &self.path,
+                format_args!("ends before byte {}: was it changed while it was read?", offset + buffer.len() as u64),
+            ),
+            _ => Error::io(&self.path, source),
+        })
+    }
+
+    /// A reader that starts at `offset` and shares no cursor with any other.
+    pub fn reader(&self, offset: u64) -> OffsetReader<'_> {
+        OffsetReader { file: self, position: offset }
+    }
+
+    #[cfg(unix)]
+    fn read_at(&self, buffer: &mut [u8], offset: u64) -> io::Result<usize> {
+        std::os::unix::fs::FileExt::read_at(&self.file, buffer, offset)
+    }
+
+    #[cfg(windows)]
+    fn read_at(&self, buffer: &mut [u8], offset: u64) -> io::Result<usize> {
+        std::os::windows::fs::FileExt::seek_read(&self.file, buffer, offset)
+    }
+}
+
+/// See [`OffsetFile::reader`].
+pub struct OffsetReader<'a> {
+    file: &'a OffsetFile,
+    position: u64,
+}
+
+impl Read for OffsetReader<'_> {
+    fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
+        let count = self.file.read_at(buffer, self.position)?;
+        self.position += count as u64;
+        Ok(count)
+    }
+}
+
+impl Seek for OffsetReader<'_> {
+    fn seek(&mut self, to: SeekFrom) -> io::Result<u64> {
+        let position = match to {
+            SeekFrom::Start(position) => Some(position),
+            SeekFrom::Current(delta) => self.position.checked_add_signed(delta),
+            SeekFrom::End(delta) => self.file.len.checked_add_signed(delta),
+        };
+        self.position = position.ok_or_else(|| io::Error::from(io::ErrorKind::InvalidInput))?;
+        Ok(self.position)
+    }
+}
+
 /// Bytes in hexadecimal, as digests are written.
 pub fn hex(bytes: impl AsRef<[u8]>) -> String {
     bytes.as_ref().iter().map(|byte| format!("{byte:02x}")).collect()
@@ -54,6 +136,22 @@ mod tests {
         assert!(error.contains("not UTF-8") && error.contains("index 2"), "{error}");
         // A device tells no length and has no end.
         assert!(read_limited(Path::new("/dev/zero"), 10, "note").unwrap_err().to_string().contains("larger than 10 bytes"));
+    }
+
+    #[test]
+    fn a_file_that_shrinks_while_it_is_read_is_an_error_with_its_name() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("a");
+        std::fs::write(&path, b"0123456789").unwrap();
+        let file = OffsetFile::open(&path).unwrap();
+        let mut bytes = [0; 4];
+        file.read_exact_at(6, &mut bytes).unwrap();
+        assert_eq!((&bytes, file.len), (b"6789", 10));
+        File::options().write(true).open(&path).unwrap().set_len(8).unwrap();
+        let error = file.read_exact_at(6, &mut bytes).unwrap_err().to_string();
+        assert!(error.contains(path.to_str().unwrap()) && error.contains("ends before byte 10"), "{error}");
+        let error = OffsetFile::open(folder.path()).unwrap_err().to_string();
+        assert!(error.contains("is not a regular file"), "{error}");
     }
 
     #[test]

@@ -225,3 +225,25 @@ fn a_token_cache_that_was_damaged_anywhere_never_gives_other_tokens() {
     fs::write(&path, &old).unwrap();
     assert_eq!(everything(&open()).unwrap(), expected);
 }
+
+/// As another program may do to it, or a file system. Mapped, it would be a signal that ends the process.
+#[test]
+fn a_token_cache_that_shrinks_while_it_is_read_is_an_error_with_its_name() {
+    let folder = tempfile::tempdir().unwrap();
+    let lines: String = (0..2000).map(|i| format!("{{\"text\": \"document {i}, {}\"}}\n", i * i)).collect();
+    let file = write(folder.path(), "a.jsonl", lines.as_bytes());
+    let cache = folder.path().join("cache");
+    let opened = TokenCache::open(&corpus(&file), Path::new(""), &cache, &Bytes, &mut |_| Ok(())).unwrap();
+    let mut tokens = Vec::new();
+    let last = opened.tokens() - 100..opened.tokens();
+    // Once compared with its checksum and then again, or for the first time.
+    opened.read(last.clone(), &mut tokens).unwrap();
+    fs::File::options().write(true).open(opened.path()).unwrap().set_len(70_000).unwrap();
+    for range in [last, 40_000..40_100] {
+        let error = opened.read(range, &mut tokens).unwrap_err().to_string();
+        assert!(error.contains(opened.path().to_str().unwrap()) && error.contains("was it changed while it was read?"), "{error}");
+    }
+    opened.read(0..100, &mut tokens).unwrap();
+    assert!(opened.document(0).is_err());
+    assert_eq!(tokens.len(), 200);
+}

@@ -92,7 +92,7 @@ pub fn token_cache(data: &[u8]) {
     }
 }
 
-/// Puts the sums right of a token cache whose numbers fit its size (`src/data/cache.rs` says what is where).
+/// Puts the sums right of a token cache whose numbers fit its size (`src/data/cache_file.rs` says what is where).
 fn make_right(bytes: &mut [u8]) {
     const BLOCK: usize = 1 << 16;
     let Some(footer) = bytes.len().checked_sub(40) else { return };

@@ -5,8 +5,9 @@ use std::io::{BufReader, Read};
 use std::path::{Path, PathBuf};
 
 use super::encoding::Encoding;
-use super::weights::{Entry, FileReader, WeightFile, Weights};
+use super::weights::{Entry, Weights};
 use crate::error::{Error, IoContext, Result};
+use crate::files::{OffsetFile, OffsetReader};
 
 const MAGIC: [u8; 4] = *b"GGUF";
 const DEFAULT_ALIGNMENT: u64 = 32;
@@ -37,7 +38,7 @@ enum Metadatum {
 impl Gguf {
     /// Reads metadata and tensor list; the tensors keep their GGUF names and, row-major, the Hugging Face order of dimensions.
     pub(super) fn open(path: &Path) -> Result<(Self, Weights)> {
-        let file = WeightFile::open(path)?;
+        let file = OffsetFile::open(path)?;
         let (gguf, entries) = {
             let mut parser = Parser::new(&file, 0);
             let (tensors, pairs) = parser.header()?;
@@ -150,7 +151,7 @@ impl Gguf {
             Some(&Metadatum::Array { kind, count, offset }) => (kind, count, offset),
             Some(other) => return Err(self.expected(key, what, other)),
         };
-        let file = WeightFile::open(&self.path)?;
+        let file = OffsetFile::open(&self.path)?;
         let mut parser = Parser::new(&file, offset);
         let mut values = Vec::new();
         for _ in 0..count {
@@ -163,13 +164,13 @@ impl Gguf {
 
 /// A cursor that knows how much of the file is left.
 struct Parser<'a> {
-    file: &'a WeightFile,
-    reader: BufReader<FileReader<'a>>,
+    file: &'a OffsetFile,
+    reader: BufReader<OffsetReader<'a>>,
     position: u64,
 }
 
 impl<'a> Parser<'a> {
-    fn new(file: &'a WeightFile, position: u64) -> Self {
+    fn new(file: &'a OffsetFile, position: u64) -> Self {
         Self { file, reader: BufReader::with_capacity(1 << 16, file.reader(position)), position }
     }
 

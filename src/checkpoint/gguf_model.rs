@@ -2,7 +2,7 @@
 
 use std::collections::BTreeMap;
 
-use super::config::{Config, DEFAULT_ROPE_THETA};
+use super::config::{Config, DEFAULT_ROPE_THETA, MAX_SIZE};
 use super::family::Family;
 use super::gguf::Gguf;
 use super::names::{self, Norm, Projection};
@@ -74,7 +74,7 @@ fn config(gguf: &Gguf, family: Family, weights: &Weights) -> Result<Config> {
     let size = |key: &str| -> Result<Option<usize>> {
         match gguf.u64_of_all_layers(key)? {
             None => Ok(None),
-            Some(value) if value <= 1 << 31 => Ok(Some(value as usize)),
+            Some(value) if value <= MAX_SIZE => Ok(Some(value as usize)),
             Some(value) => Err(Error::file(&gguf.path, format_args!("metadata `{key}` is {value}, which is too large"))),
         }
     };

@@ -9,9 +9,9 @@ use safetensors::{Dtype, SafeTensorError};
 use serde::Deserialize;
 
 use super::encoding::Encoding;
-use super::weights::{Entry, WeightFile, Weights};
+use super::weights::{Entry, Weights};
 use crate::error::{Error, IoContext, Result};
-use crate::files::read_limited;
+use crate::files::{OffsetFile, read_limited};
 
 /// What the crate `safetensors` takes at most.
 const MAX_HEADER_BYTES: u64 = 100_000_000;
@@ -117,7 +117,7 @@ impl TensorFile {
 
 /// Reads the header of one file; its data are read when a tensor is asked for.
 fn add_file(weights: &mut Weights, path: &Path) -> Result<()> {
-    let file = WeightFile::open(path)?;
+    let file = OffsetFile::open(path)?;
     let (metadata, data) = read_header(&file)?;
     for (name, info) in metadata.tensors() {
         if let Some(other) = weights.entries.get(&name) {
@@ -140,7 +140,7 @@ fn add_file(weights: &mut Weights, path: &Path) -> Result<()> {
 }
 
 /// The header of a safetensors file, checked against the file's length, and where its data begin.
-fn read_header(file: &WeightFile) -> Result<(Metadata, u64)> {
+fn read_header(file: &OffsetFile) -> Result<(Metadata, u64)> {
     let wrong = |message: String| Error::file(&file.path, message);
     if file.len < 8 {
         return Err(wrong(format!("is {} bytes long; a safetensors file begins with an 8-byte header length", file.len)));

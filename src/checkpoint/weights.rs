@@ -1,91 +1,19 @@
 //! Tensors in files: where each lies, and how it is read without ever holding more than a few MiB of the file.
 
 use std::collections::BTreeMap;
-use std::fs::File;
-use std::io::{self, Read, Seek, SeekFrom};
-use std::path::{Path, PathBuf};
 
 use rayon::prelude::*;
 use sha2::{Digest, Sha256};
 
 use super::base::TensorInfo;
 use super::encoding::Encoding;
-use crate::error::{Error, IoContext, Result};
+use crate::error::{Error, Result};
+use crate::files::OffsetFile;
 
 /// Bytes read at a time.
 const CHUNK: usize = 4 << 20;
 /// Weights below which one thread decodes alone.
 const SMALL: usize = 1 << 14;
-
-/// An open file of weights. It is read at offsets, not mapped: a file that shrinks meanwhile is then an error and not a signal.
-pub(super) struct WeightFile {
-    pub path: PathBuf,
-    pub len: u64,
-    file: File,
-}
-
-impl WeightFile {
-    pub fn open(path: &Path) -> Result<Self> {
-        // Looked at before it is opened: opening a pipe would wait for ever.
-        if !std::fs::metadata(path).at(path)?.is_file() {
-            return Err(Error::file(path, "is not a regular file"));
-        }
-        let file = File::open(path).at(path)?;
-        let len = file.metadata().at(path)?.len();
-        Ok(Self { path: path.to_path_buf(), len, file })
-    }
-
-    pub fn read_exact_at(&self, offset: u64, buffer: &mut [u8]) -> Result<()> {
-        self.reader(offset).read_exact(buffer).map_err(|source| match source.kind() {
-            io::ErrorKind::UnexpectedEof => Error::file(
-                &self.path,
-                format_args!("ends before byte {}: was it changed while it was read?", offset + buffer.len() as u64),
-            ),
-            _ => Error::io(&self.path, source),
-        })
-    }
-
-    /// A reader that starts at `offset` and shares no cursor with any other.
-    pub fn reader(&self, offset: u64) -> FileReader<'_> {
-        FileReader { file: self, position: offset }
-    }
-
-    #[cfg(unix)]
-    fn read_at(&self, buffer: &mut [u8], offset: u64) -> io::Result<usize> {
-        std::os::unix::fs::FileExt::read_at(&self.file, buffer, offset)
-    }
-
-    #[cfg(windows)]
-    fn read_at(&self, buffer: &mut [u8], offset: u64) -> io::Result<usize> {
-        std::os::windows::fs::FileExt::seek_read(&self.file, buffer, offset)
-    }
-}
-
-/// See [`WeightFile::reader`].
-pub(super) struct FileReader<'a> {
-    file: &'a WeightFile,
-    position: u64,
-}
-
-impl Read for FileReader<'_> {
-    fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
-        let count = self.file.read_at(buffer, self.position)?;
-        self.position += count as u64;
-        Ok(count)
-    }
-}
-
-impl Seek for FileReader<'_> {
-    fn seek(&mut self, to: SeekFrom) -> io::Result<u64> {
-        let position = match to {
-            SeekFrom::Start(position) => Some(position),
-            SeekFrom::Current(delta) => self.position.checked_add_signed(delta),
-            SeekFrom::End(delta) => self.file.len.checked_add_signed(delta),
-        };
-        self.position = position.ok_or_else(|| io::Error::from(io::ErrorKind::InvalidInput))?;
-        Ok(self.position)
-    }
-}
 
 /// Where a tensor lies.
 pub(super) struct Entry {
@@ -103,7 +31,7 @@ pub(super) struct Entry {
 
 /// Tensors by name, in one file or several.
 pub(super) struct Weights {
-    pub files: Vec<WeightFile>,
+    pub files: Vec<OffsetFile>,
     pub entries: BTreeMap<String, Entry>,
 }
 

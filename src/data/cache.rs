@@ -1,33 +1,23 @@
-//! A corpus, tokenised once and memory-mapped ever after (`docs/decisions/0002-token-cache.md` says why).
+//! A corpus, tokenised once and read at offsets ever after (`docs/decisions/0002-token-cache.md` says why; [`super::cache_file`], what lies where).
 //!
-//! A cache file is `magic · tokens (u32) · documents (end of its tokens: u64, bytes of its text: u64) · meta (JSON) · checksums · footer`, all little-endian;
-//! the footer is `tokens: u64 · documents: u64 · length of meta: u64 · CRC-32C of checksums and these numbers: u64 · magic`. There is a CRC-32C (u32) for every
-//! 64 KiB before the checksums; each is compared when something in its block is first read, so that no damaged token is ever trained on and opening stays
-//! independent of the size. A cache is written beside, synced and renamed.
+//! A cache is written beside, synced and renamed, and never changed after that.
 
-use std::fs::File;
 use std::ops::Range;
 use std::path::{Path, PathBuf};
-use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::UNIX_EPOCH;
 
-use memmap2::Mmap;
 use serde::{Deserialize, Serialize};
 use sha2::{Digest, Sha256};
 
 use super::Encode;
+use super::cache_file::CacheFile;
 use super::cache_writer;
 use super::corpus::CorpusConfig;
 use crate::error::{Error, IoContext, Result};
 use crate::files::hex;
 
-pub(super) const MAGIC: &[u8; 8] = b"TRTOKEN2";
-pub(super) const FOOTER_BYTES: u64 = 40;
-/// Bytes that share a checksum.
-pub(super) const BLOCK: usize = 1 << 16;
 /// So many documents that were left out are told of in words.
 const TOLD: usize = 3;
-pub(super) const DOCUMENT_BYTES: u64 = 16;
 
 /// How far the tokenising of a corpus has come.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -114,15 +104,8 @@ pub(super) struct Meta {
 /// A tokenised corpus on disk.
 #[derive(Debug)]
 pub struct TokenCache {
-    path: PathBuf,
-    map: Mmap,
-    tokens: u64,
-    documents: u64,
+    file: CacheFile,
     meta: Meta,
-    /// Bytes that have checksums.
-    content: usize,
-    /// A bit for every block that was compared with its checksum.
-    verified: Vec<AtomicU64>,
 }
 
 impl TokenCache {
@@ -161,75 +144,23 @@ impl TokenCache {
 
     /// The cache at `path`; `None` when there is none or it is damaged, since it can be made again.
     fn load(path: &Path) -> Result<Option<Self>> {
-        let file = match File::open(path) {
-            Ok(file) => file,
-            Err(e) if e.kind() == std::io::ErrorKind::NotFound => return Ok(None),
-            Err(e) => return Err(Error::io(path, e)),
-        };
-        if file.metadata().at(path)?.len() < MAGIC.len() as u64 + FOOTER_BYTES {
-            return Ok(None);
-        }
-        // SAFETY: caches are never changed in place, only replaced by a rename, which leaves this mapping as it is.
-        let map = unsafe { Mmap::map(&file) }.at(path)?;
-        let Some((tokens, documents, content, meta)) = Self::layout(&map) else { return Ok(None) };
-        let verified = (0..content.div_ceil(BLOCK).div_ceil(64)).map(|_| AtomicU64::new(0)).collect();
-        Ok(Some(Self { path: path.to_path_buf(), map, tokens, documents, meta, content, verified }))
-    }
-
-    /// Checks magic, footer, sizes, the checksums' own checksum, and the blocks that hold the meta data; says how many bytes have checksums.
-    fn layout(map: &[u8]) -> Option<(u64, u64, usize, Meta)> {
-        let (body, footer) = map.split_at_checked(map.len().checked_sub(FOOTER_BYTES as usize)?)?;
-        let number = |at: usize| footer.get(at..at + 8).map(|b| u64::from_le_bytes(b.try_into().unwrap_or_default()));
-        let (tokens, documents, meta_bytes, sum) = (number(0)?, number(8)?, number(16)?, number(24)?);
-        let content = tokens.checked_mul(4)?.checked_add(documents.checked_mul(DOCUMENT_BYTES)?)?.checked_add(meta_bytes)?;
-        let content = usize::try_from(content.checked_add(MAGIC.len() as u64)?).ok()?;
-        let sums = content.div_ceil(BLOCK).checked_mul(4)?;
-        let whole = body.starts_with(MAGIC) && footer.ends_with(MAGIC) && content.checked_add(sums)? == body.len();
-        if !whole || documents == 0 || u64::from(crc32c::crc32c_append(crc32c::crc32c(&body[content..]), &footer[..24])) != sum {
-            return None;
-        }
-        let meta = content - meta_bytes as usize;
-        if !(meta / BLOCK..content.div_ceil(BLOCK)).all(|block| Self::block_is_whole(map, content, block)) {
-            return None;
-        }
-        Some((tokens, documents, content, serde_json::from_slice(&body[meta..content]).ok()?))
-    }
-
-    /// Whether a block is what its checksum says.
-    fn block_is_whole(map: &[u8], content: usize, block: usize) -> bool {
-        let bytes = &map[block * BLOCK..content.min((block + 1) * BLOCK)];
-        let sum = &map[content + 4 * block..][..4];
-        crc32c::crc32c(bytes).to_le_bytes() == sum
-    }
-
-    /// Compares the blocks that `bytes` touches with their checksums, those that were not compared before.
-    fn verify(&self, bytes: Range<usize>) -> Result<()> {
-        for block in bytes.start / BLOCK..bytes.end.div_ceil(BLOCK) {
-            let (word, bit) = (&self.verified[block / 64], 1u64 << (block % 64));
-            // Nothing but the bit itself is handed from thread to thread: at worst a block is compared twice.
-            if word.load(Ordering::Relaxed) & bit == 0 {
-                if !Self::block_is_whole(&self.map, self.content, block) {
-                    return Err(self.damaged());
-                }
-                word.fetch_or(bit, Ordering::Relaxed);
-            }
-        }
-        Ok(())
+        let Some((file, meta)) = CacheFile::open(path)? else { return Ok(None) };
+        Ok(serde_json::from_slice(&meta).ok().map(|meta| Self { file, meta }))
     }
 
     /// The cache file.
     pub fn path(&self) -> &Path {
-        &self.path
+        self.file.path()
     }
 
     /// Number of documents; at least 1.
     pub fn documents(&self) -> u64 {
-        self.documents
+        self.file.documents()
     }
 
     /// Tokens of all documents, without any that end or begin them.
     pub fn tokens(&self) -> u64 {
-        self.tokens
+        self.file.tokens()
     }
 
     /// Bytes of all documents' texts in UTF-8.
@@ -255,46 +186,34 @@ impl TokenCache {
     /// Where the tokens of document `index` stand, and how many bytes its text has.
     ///
     /// # Errors
-    /// When there is no such document or the cache is damaged.
+    /// When there is no such document, the cache cannot be read or is damaged.
     pub fn document(&self, index: u64) -> Result<(Range<u64>, u64)> {
-        if index >= self.documents {
-            return Err(Error::file(&self.path, format!("no document {index}; the corpus has {}", self.documents)));
+        if index >= self.documents() {
+            return Err(Error::file(self.path(), format!("no document {index}; the corpus has {}", self.documents())));
         }
-        let start = if index == 0 { 0 } else { self.index_number(index - 1, 0)? };
-        let (end, bytes) = (self.index_number(index, 0)?, self.index_number(index, 8)?);
-        if start >= end || end > self.tokens {
+        let (range, bytes) = self.file.document(index)?.ok_or_else(|| self.damaged())?;
+        if range.start >= range.end || range.end > self.tokens() {
             return Err(self.damaged());
         }
-        Ok((start..end, bytes))
+        Ok((range, bytes))
     }
 
     /// Appends the tokens at `range` to `out`.
     ///
     /// # Errors
-    /// When the range leaves the corpus or the cache is damaged.
+    /// When the range leaves the corpus, the cache cannot be read or is damaged.
     pub fn read(&self, range: Range<u64>, out: &mut Vec<u32>) -> Result<()> {
-        if range.start > range.end || range.end > self.tokens {
-            return Err(self.damaged());
-        }
-        let at = |token: u64| MAGIC.len() + 4 * token as usize;
-        self.verify(at(range.start)..at(range.end))?;
+        let bytes = self.file.tokens_at(range)?.ok_or_else(|| self.damaged())?;
         let first = out.len();
-        out.extend(self.map[at(range.start)..at(range.end)].chunks_exact(4).map(|b| u32::from_le_bytes([b[0], b[1], b[2], b[3]])));
+        out.extend(bytes.chunks_exact(4).map(|b| u32::from_le_bytes([b[0], b[1], b[2], b[3]])));
         if out[first..].iter().any(|&token| token > self.meta.largest_token) {
             return Err(self.damaged());
         }
         Ok(())
     }
 
-    /// One number of the document table; the caller has checked `index`, and `layout` the table's size.
-    fn index_number(&self, index: u64, offset: usize) -> Result<u64> {
-        let at = MAGIC.len() + 4 * self.tokens as usize + (index * DOCUMENT_BYTES) as usize + offset;
-        self.verify(at..at + 8)?;
-        Ok(self.map[at..at + 8].iter().rev().fold(0, |number, &byte| number << 8 | u64::from(byte)))
-    }
-
     fn damaged(&self) -> Error {
-        Error::file(&self.path, "the token cache is damaged; delete it, it will be made again")
+        Error::file(self.path(), "the token cache is damaged; delete it, it will be made again")
     }
 }
 

@@ -12,7 +12,8 @@ use rayon::prelude::*;
 use sha2::{Digest, Sha256};
 
 use super::Encode;
-use super::cache::{BLOCK, FileStamp, MAGIC, Meta, OnProgress, Origin, Progress, Skipped};
+use super::cache::{FileStamp, Meta, OnProgress, Origin, Progress, Skipped};
+use super::cache_file::{BLOCK, MAGIC};
 use super::reader::{BadRecord, MAX_DOCUMENT_BYTES, RawDocument, read_documents};
 use crate::error::{Error, IoContext, Result};
 use crate::files::hex;

@@ -2,7 +2,7 @@
 //!
 //! 1. [`reader`]: JSONL, plain text and Parquet, document by document, with errors that name file and line.
 //! 2. [`corpus`]: which files a path means, and how they are to be read.
-//! 3. [`cache`]: a corpus tokenised once, beside the runs; memory-mapped ever after.
+//! 3. [`cache`]: a corpus tokenised once, beside the runs; read at offsets ever after.
 //! 4. [`order`]: seeded permutations that need no memory.
 //! 5. [`stream`]: the endless training stream, mixed, shuffled, packed, and resumed at once.
 //! 6. [`held_out`] and [`windows`]: evaluation corpora, and windows in which every token is scored once.
@@ -11,6 +11,7 @@
 pub mod batch;
 pub mod biography;
 pub mod cache;
+mod cache_file;
 mod cache_writer;
 pub mod corpus;
 pub mod encoder;

@@ -48,7 +48,7 @@ impl Environment {
     }
 }
 
-/// The most memory this process has held so far, mapped files that were read included; `None` where the system does not tell.
+/// The most memory this process has held so far; `None` where the system does not tell.
 pub fn peak_memory_bytes() -> Option<u64> {
     let text = std::fs::read_to_string("/proc/self/status").ok()?;
     let kib: u64 = text.lines().find_map(|line| line.strip_prefix("VmHWM:"))?.trim().strip_suffix("kB")?.trim().parse().ok()?;
