@@ -49,7 +49,7 @@ impl Benchmark {
         check_stop: &(dyn Fn() -> Result<()> + Sync),
     ) -> Result<Self> {
         let protocol = setup.protocol(tasks)?;
-        std::fs::create_dir_all(out).at(out)?;
+        atomic::create_folders(out)?;
         let world = World::open(out, &setup, &protocol, tasks, check_stop)?;
         let asked = (0..=tasks)
             .map(|task| Asked::new(&world, task, protocol.asked(task), protocol.asked_at_end, &setup.attributes))
@@ -95,7 +95,7 @@ impl Benchmark {
     /// [`Error::Usage`] naming the key that is wrong.
     pub fn recipe(&self, stage: Stage) -> Result<Recipe> {
         let folder = self.out().join("recipes");
-        std::fs::create_dir_all(&folder).at(&folder)?;
+        atomic::create_folders(&folder)?;
         let path = folder.join(format!("{}.toml", stage.name()));
         let text = stage.recipe(&self.setup, &self.protocol, self.world.question_lengths[stage.task() as usize]);
         atomic::write_file(&path, |file| file.write_all(text.as_bytes()).at(&path))?;

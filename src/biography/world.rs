@@ -80,7 +80,7 @@ impl World {
         save(&found)?;
         let [corpora, models] = ["corpora", "models"].map(|name| out.join(name));
         for folder in [&corpora, &models] {
-            std::fs::create_dir_all(folder).at(folder)?;
+            atomic::create_folders(folder)?;
             atomic::remove_leftovers(folder)?;
         }
         let people = People::generate(protocol.asked(tasks).end.max(protocol.pretrained), setup.seed)?;

@@ -65,6 +65,40 @@ pub fn write_dir<T>(path: impl AsRef<Path>, fill: impl FnOnce(&Path) -> Result<T
     }
 }
 
+/// Makes a folder and those above it that are missing, and syncs each folder that got a name by it: without that a power cut may take the names away and
+/// with them all that was written below, however well that was synced.
+///
+/// # Errors
+/// [`Error::Io`].
+pub fn create_folders(path: impl AsRef<Path>) -> Result<()> {
+    let path = path.as_ref();
+    let missing = path.ancestors().take_while(|folder| !folder.as_os_str().is_empty() && !folder.exists()).count();
+    fs::create_dir_all(path).at(path)?;
+    path.ancestors().take(missing).try_for_each(|made| sync_folder(parent(made)))
+}
+
+/// Renames within a folder, and syncs it.
+///
+/// # Errors
+/// [`Error::Io`].
+pub fn rename(path: impl AsRef<Path>, to: impl AsRef<Path>) -> Result<()> {
+    let path = path.as_ref();
+    fs::rename(path, to).at(path)?;
+    sync_folder(parent(path))
+}
+
+/// Renames `path` within its folder, for good, and removes it then with all in it: a power cut in between, after which some of it is gone, leaves nothing under
+/// a name that is looked at.
+///
+/// # Errors
+/// [`Error::Io`].
+pub fn remove_dir(path: impl AsRef<Path>) -> Result<()> {
+    let path = path.as_ref();
+    let doomed = beside(path)?;
+    rename(path, &doomed)?;
+    fs::remove_dir_all(&doomed).at(&doomed)
+}
+
 /// Removes what killed writers left in `folder` and returns the paths; call it only where no other process is writing.
 ///
 /// # Errors
@@ -229,6 +263,20 @@ mod tests {
         fs::create_dir_all(folder.path().join(".step-000001.tmp-7/inner")).unwrap();
         assert_eq!(remove_leftovers(folder.path()).unwrap().len(), 2);
         assert_eq!(names(folder.path()), [".c.tmp-x", ".hidden", "a.json", "b.tmp-12"]);
+    }
+
+    /// That names outlast a power cut is for `tests/crash` to show.
+    #[test]
+    fn folders_are_made_and_removed_with_all_in_them() {
+        let folder = tempfile::tempdir().unwrap();
+        let inner = folder.path().join("a/b");
+        create_folders(&inner).unwrap();
+        create_folders(&inner).unwrap();
+        fs::write(inner.join("x"), b"1").unwrap();
+        assert!(matches!(create_folders(inner.join("x/y")).unwrap_err(), Error::Io { path, .. } if path.ends_with("a/b/x/y")));
+        remove_dir(&inner).unwrap();
+        assert!(names(&folder.path().join("a")).is_empty());
+        assert!(matches!(remove_dir(&inner).unwrap_err(), Error::Io { path, .. } if path == inner));
     }
 
     #[test]

@@ -79,7 +79,7 @@ fn text(comparison: &Comparison, kind: &str) -> Result<String> {
 /// Writes a text file, whole or not at all.
 pub fn write(path: &Path, text: &str) -> Result<()> {
     if let Some(folder) = path.parent().filter(|folder| !folder.as_os_str().is_empty()) {
-        std::fs::create_dir_all(folder).at(folder)?;
+        atomic::create_folders(folder)?;
     }
     atomic::write_file(path, |out| out.write_all(text.as_bytes()).at(path))
 }

@@ -289,7 +289,7 @@ struct TemporaryFolder(PathBuf);
 impl TemporaryFolder {
     fn new() -> Result<Self> {
         let path = std::env::temp_dir().join(format!("treering-eval-{}", std::process::id()));
-        std::fs::create_dir_all(&path).map_err(|error| Error::io(&path, error))?;
+        std::fs::create_dir_all(&path).at(&path)?;
         Ok(Self(path))
     }
 }

@@ -1,4 +1,4 @@
-//! A corpus, tokenised once and read at offsets ever after (`docs/decisions/0002-token-cache.md` says why; [`super::cache_file`], what lies where).
+//! A corpus, tokenised once and read at offsets ever after (`docs/decisions/0002-token-cache.md` says why; `cache_file`, what lies where).
 //!
 //! A cache is written beside, synced and renamed, and never changed after that.
 
@@ -13,6 +13,7 @@ use super::Encode;
 use super::cache_file::CacheFile;
 use super::cache_writer;
 use super::corpus::CorpusConfig;
+use crate::checkpoint::atomic;
 use crate::error::{Error, IoContext, Result};
 use crate::files::hex;
 
@@ -123,7 +124,7 @@ impl TokenCache {
         if let Some(cache) = Self::load(&path)? {
             return Ok(cache);
         }
-        std::fs::create_dir_all(folder).at(folder)?;
+        atomic::create_folders(folder)?;
         let mut report = Progress {
             corpus: corpus.path.clone(),
             waiting: false,

@@ -13,6 +13,7 @@ use ureq::typestate::WithoutBody;
 use ureq::{Body, RequestBuilder};
 
 use super::{Hub, HubName, Progress};
+use crate::checkpoint::atomic;
 use crate::error::{Error, IoContext, Result};
 use crate::files::hex;
 use crate::guard;
@@ -131,7 +132,7 @@ impl Hub {
         let metadata = self.retried(|| self.metadata(name, file, &url))?;
         let etag = &metadata.etag;
         let blobs = self.folder(name).join("blobs");
-        fs::create_dir_all(&blobs).at(&blobs)?;
+        atomic::create_folders(&blobs)?;
         let blob = blobs.join(etag);
         // The same content may have come with another commit.
         if !fs::metadata(&blob).is_ok_and(|found| found.len() == metadata.size) {
@@ -147,7 +148,7 @@ impl Hub {
             let _ = fs::remove_file(&lock_path);
         }
         let folder = pointer.parent().unwrap_or(Path::new(""));
-        fs::create_dir_all(folder).at(folder)?;
+        atomic::create_folders(folder)?;
         link(&blob, &pointer, file, etag)?;
         Ok(pointer)
     }

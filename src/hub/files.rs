@@ -48,7 +48,7 @@ impl Hub {
     fn keep(&self, name: &HubName, revision: &str, listing: &Listing) -> Result<()> {
         let path = self.listing_path(name, &listing.commit);
         let folder = path.parent().unwrap_or(Path::new(""));
-        std::fs::create_dir_all(folder).at(folder)?;
+        atomic::create_folders(folder)?;
         let text = serde_json::to_string(listing).map_err(|error| Error::file(&path, error))?;
         atomic::write_file(&path, |out| out.write_all(text.as_bytes()).at(&path))?;
         if !is_commit(revision) {

@@ -2,9 +2,9 @@
 
 use std::path::Path;
 
-use crate::checkpoint::BaseCheckpoint;
+use crate::checkpoint::{BaseCheckpoint, atomic};
 use crate::data::{Encode, HeldOut, HeldOutConfig, Progress, Skipped, WindowConfig};
-use crate::error::{IoContext, Result};
+use crate::error::Result;
 use crate::eval::suite::{self, Samples, Settings};
 use crate::eval::{CorpusResult, Measure, Reference, perplexity};
 use crate::model::Model;
@@ -121,7 +121,7 @@ impl Suite {
         let Some(Tasks { suite, tokenizer, bos }) = &self.tasks else { return Ok(Vec::new()) };
         let settings = Settings { routers: &self.routers, bos: *bos, batch_tokens: suite::BATCH_TOKENS };
         let header = suite.header(model, settings, &format!("step {step}"))?;
-        std::fs::create_dir_all(folder).at(folder)?;
+        atomic::create_folders(folder)?;
         let path = folder.join(format!("step-{step:06}.jsonl"));
         let mut samples = if Samples::fits(&path, &header)? { Samples::resume(&path, &header) } else { Samples::create(&path, &header) }?;
         let result = suite.evaluate(model, tokenizer, settings, Some(&mut samples), &mut |p| progress(p.done as u64, p.total as u64))?;

@@ -166,7 +166,7 @@ impl Metrics {
     pub fn open(folder: &Path, cut: Option<Cut>) -> Result<Self> {
         let (lines_path, events_path) = (folder.join(METRICS_FILE), folder.join(EVENTS_FILE));
         let events_folder = events_path.parent().unwrap_or(folder);
-        fs::create_dir_all(events_folder).at(events_folder)?;
+        atomic::create_folders(events_folder)?;
         let old = match cut.filter(|_| lines_path.exists()) {
             Some(cut) => Some((cut, File::open(&lines_path).at(&lines_path)?)),
             None => None,

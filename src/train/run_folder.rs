@@ -51,7 +51,7 @@ impl RunFolder {
     pub fn open(path: impl AsRef<Path>) -> Result<Self> {
         let path = path.as_ref().to_path_buf();
         let checkpoints = path.join(CHECKPOINTS_FOLDER);
-        fs::create_dir_all(&checkpoints).at(&checkpoints)?;
+        atomic::create_folders(&checkpoints)?;
         let lock_path = path.join(LOCK_FILE);
         let lock = File::options().create(true).truncate(false).write(true).open(&lock_path).at(&lock_path)?;
         let started = Instant::now();
@@ -192,7 +192,7 @@ impl RunFolder {
             let names = (0u32..).map(|n| newer.with_extension(if n == 0 { "set-aside".into() } else { format!("set-aside-{n}") }));
             for target in names.take_while(|_| newer.exists()) {
                 if !target.exists() {
-                    fs::rename(&newer, &target).at(&newer)?;
+                    atomic::rename(&newer, &target)?;
                     set_aside.push(target);
                 }
             }
@@ -245,10 +245,7 @@ impl RunFolder {
         let all = checkpoint::list(&folder)?;
         let surplus = if keep == 0 { 0 } else { all.len().saturating_sub(keep) };
         for (_, old) in &all[..surplus] {
-            // Renamed first, so that a kill in between leaves no half checkpoint under a checkpoint's name.
-            let doomed = folder.join(format!(".{}.tmp-0", old.file_name().unwrap_or_default().to_string_lossy()));
-            fs::rename(old, &doomed).at(old)?;
-            fs::remove_dir_all(&doomed).at(&doomed)?;
+            atomic::remove_dir(old)?;
         }
         Ok(())
     }

@@ -6,6 +6,7 @@
 // FAULT_KIND  kill    the process dies before it
 //             torn    half of a write is done, or another operation whole, and then the process dies
 //             power   the process dies, and of every file what was never synced is lost
+//             names   the same, and every name that was made or changed in a folder that was not synced since is as it was; what was removed stays so
 //             eio     it fails with EIO
 //             short   a write takes, or a read gives, half of the bytes and says so
 //             enospc  from it on, nothing that takes space succeeds
@@ -28,7 +29,7 @@
 #include <time.h>
 #include <unistd.h>
 
-enum kind { NONE, KILL, TORN, POWER, EIO_ONCE, SHORT, FULL, READ_ONLY };
+enum kind { NONE, KILL, TORN, POWER, NAMES, EIO_ONCE, SHORT, FULL, READ_ONLY };
 enum effect { READS, TAKES_SPACE, CHANGES };
 
 static pthread_mutex_t lock = PTHREAD_MUTEX_INITIALIZER;
@@ -47,9 +48,9 @@ __attribute__((constructor)) static void start(void) {
     if ((value = getenv("FAULT_AT"))) at = atol(value);
     if ((value = getenv("FAULT_LOG"))) log_fd = real_open(value, O_WRONLY | O_CREAT | O_APPEND | O_CLOEXEC, 0644);
     clock_jumps = getenv("FAULT_CLOCK") != NULL;
-    static const char *const names[] = {"none", "kill", "torn", "power", "eio", "short", "enospc", "erofs"};
+    static const char *const names[] = {"none", "kill", "torn", "power", "names", "eio", "short", "enospc", "erofs"};
     if ((value = getenv("FAULT_KIND")))
-        for (int i = 0; i < 8; i++)
+        for (int i = 0; i < 9; i++)
             if (!strcmp(value, names[i])) kind = (enum kind)i;
     ready = root_length > 0;
 }
@@ -83,6 +84,61 @@ static int path_of(int fd, char *out, size_t size) {
     return 1;
 }
 
+// Names made (`from` is NULL) or changed, each in a folder that was not synced since; `kept` is the number of what stood under the name before, or 0.
+static struct change { char *path, *from; dev_t dev; ino_t ino; int kept; } changes[1024];
+static int change_count, kept_count;
+
+static int beside(char *out, size_t size, const char *what, int number) {
+    return snprintf(out, size, "%s/.%s-%d-%d", root, what, (int)getpid(), number) < (int)size;
+}
+
+// What lay below a path that was renamed lies below the new one.
+static void move_changes(const char *from, const char *to, int until) {
+    size_t length = strlen(from);
+    for (int i = 0; i < until; i++) {
+        char **paths[] = {&changes[i].path, &changes[i].from};
+        char moved[8192];
+        for (int j = 0; j < 2; j++) {
+            char *path = *paths[j];
+            if (!path || strncmp(path, from, length) || (path[length] && path[length] != '/')) continue;
+            snprintf(moved, sizeof moved, "%s%s", to, path + length);
+            *paths[j] = strdup(moved);
+            free(path);
+        }
+    }
+}
+
+static void note_change(const char *path, const char *from, int kept) {
+    char folder[8192];
+    struct stat meta;
+    snprintf(folder, sizeof folder, "%s", path);
+    char *slash = strrchr(folder, '/');
+    if (!slash || change_count == 1024) return;
+    *slash = 0;
+    if (stat(folder, &meta)) return;
+    if (from) move_changes(from, path, change_count);
+    changes[change_count++] = (struct change){strdup(path), from ? strdup(from) : NULL, meta.st_dev, meta.st_ino, kept};
+}
+
+static void forget_changes(const struct stat *folder) {
+    int left = 0;
+    for (int i = 0; i < change_count; i++)
+        if (changes[i].dev != folder->st_dev || changes[i].ino != folder->st_ino) changes[left++] = changes[i];
+    change_count = left;
+}
+
+static void undo_changes(void) {
+    for (int i = change_count - 1; i >= 0; i--) {
+        struct change *change = &changes[i];
+        char other[8192];
+        if (!beside(other, sizeof other, "lost", i)) continue;
+        if (syscall(SYS_renameat2, AT_FDCWD, change->path, AT_FDCWD, change->from ? change->from : other, 0)) continue;
+        if (!change->from) continue;
+        if (change->kept && beside(other, sizeof other, "kept", change->kept) && syscall(SYS_renameat2, AT_FDCWD, other, AT_FDCWD, change->path, 0)) {}
+        move_changes(change->path, change->from, i);
+    }
+}
+
 // Files with bytes that were never synced, each with a descriptor of ours and the length that is safe.
 static struct unsynced { dev_t dev; ino_t ino; int fd; off_t safe; } files[1024];
 static int file_count;
@@ -95,7 +151,7 @@ static struct unsynced *find(const struct stat *meta) {
 
 static void note_write(int fd, int emptied) {
     struct stat meta;
-    if (kind != POWER || fstat(fd, &meta) || !S_ISREG(meta.st_mode)) return;
+    if ((kind != POWER && kind != NAMES) || fstat(fd, &meta) || !S_ISREG(meta.st_mode)) return;
     struct unsynced *file = find(&meta);
     if (!file && file_count < 1024) {
         file = &files[file_count++];
@@ -106,7 +162,8 @@ static void note_write(int fd, int emptied) {
 
 static void note_sync(int fd) {
     struct stat meta;
-    if (kind != POWER || fstat(fd, &meta)) return;
+    if ((kind != POWER && kind != NAMES) || fstat(fd, &meta)) return;
+    forget_changes(&meta);
     struct unsynced *file = find(&meta);
     if (!file) return;
     close(file->fd);
@@ -114,11 +171,12 @@ static void note_sync(int fd) {
 }
 
 static void die(void) {
-    if (kind == POWER)
+    if (kind == POWER || kind == NAMES)
         for (int i = 0; i < file_count; i++) {
             struct stat meta;
             if (!fstat(files[i].fd, &meta) && meta.st_size > files[i].safe && syscall(SYS_ftruncate, files[i].fd, files[i].safe)) {}
         }
+    if (kind == NAMES) undo_changes();
     kill(getpid(), SIGKILL);
     for (;;) pause();
 }
@@ -134,7 +192,7 @@ static int step(const char *operation, const char *path, enum effect effect) {
     }
     int result = 0;
     if (at && number == at) {
-        if (kind == KILL || kind == POWER) die();
+        if (kind == KILL || kind == POWER || kind == NAMES) die();
         if (kind == TORN) result = -2;
         if (kind == SHORT) result = -1;
         if (kind == EIO_ONCE) result = EIO;
@@ -152,13 +210,16 @@ static int step(const char *operation, const char *path, enum effect effect) {
 static int opened(int folder, const char *path, int flags, mode_t mode) {
     char full[8192];
     int fault = 0, ours = absolute(folder, path, full, sizeof full) && below_root(full);
-    int changes = (flags & (O_CREAT | O_TRUNC)) != 0;
-    if (ours) fault = step("open", full, changes ? TAKES_SPACE : (flags & O_ACCMODE) != O_RDONLY ? CHANGES : READS);
+    int makes = (flags & (O_CREAT | O_TRUNC)) != 0;
+    if (ours) fault = step("open", full, makes ? TAKES_SPACE : (flags & O_ACCMODE) != O_RDONLY ? CHANGES : READS);
     FAIL(fault);
+    struct stat before;
+    int made = ours && kind == NAMES && (flags & O_CREAT) && lstat(full, &before);
     int fd = (int)syscall(SYS_openat, folder, path, flags, mode);
-    if (ours && fd >= 0 && changes && (flags & (O_EXCL | O_TRUNC))) {
+    if (ours && fd >= 0 && makes) {
         pthread_mutex_lock(&lock);
-        note_write(fd, 1);
+        if (flags & (O_EXCL | O_TRUNC)) note_write(fd, 1);
+        if (made) note_change(full, NULL, 0);
         pthread_mutex_unlock(&lock);
     }
     if (fault == -2) die();
@@ -267,7 +328,19 @@ int ftruncate64(int fd, off64_t size) { return truncated(fd, size); }
 static int renamed(int from, const char *a, int to, const char *b, unsigned flags) {
     int fault = on_path(to, b, "rename", CHANGES);
     FAIL(fault);
-    THEN(syscall(SYS_renameat2, from, a, to, b, flags));
+    char old[8192], new[8192], kept[8192];
+    struct stat before;
+    int number = 0, noted = kind == NAMES && absolute(from, a, old, sizeof old) && absolute(to, b, new, sizeof new) && below_root(new);
+    pthread_mutex_lock(&lock);
+    if (noted && !lstat(new, &before) && S_ISREG(before.st_mode) && beside(kept, sizeof kept, "kept", ++kept_count)) {
+        number = kept_count;
+        if (syscall(SYS_linkat, AT_FDCWD, new, AT_FDCWD, kept, 0)) {}
+    }
+    long done = syscall(SYS_renameat2, from, a, to, b, flags);
+    if (noted && !done) note_change(new, old, number);
+    pthread_mutex_unlock(&lock);
+    if (fault == -2) die();
+    return (int)done;
 }
 
 int rename(const char *a, const char *b) { return renamed(AT_FDCWD, a, AT_FDCWD, b, 0); }
@@ -277,7 +350,15 @@ int renameat2(int from, const char *a, int to, const char *b, unsigned flags) { 
 int mkdirat(int folder, const char *path, mode_t mode) {
     int fault = on_path(folder, path, "mkdir", TAKES_SPACE);
     FAIL(fault);
-    THEN(syscall(SYS_mkdirat, folder, path, mode));
+    char full[8192];
+    long done = syscall(SYS_mkdirat, folder, path, mode);
+    if (!done && kind == NAMES && absolute(folder, path, full, sizeof full) && below_root(full)) {
+        pthread_mutex_lock(&lock);
+        note_change(full, NULL, 0);
+        pthread_mutex_unlock(&lock);
+    }
+    if (fault == -2) die();
+    return (int)done;
 }
 
 int mkdir(const char *path, mode_t mode) { return mkdirat(AT_FDCWD, path, mode); }

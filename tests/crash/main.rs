@@ -22,7 +22,7 @@ use treering::data::order::Random;
 use treering::train::RunFolder;
 
 /// What can happen to an operation, see `faults.c`.
-const KINDS: [&str; 7] = ["kill", "torn", "power", "eio", "short", "enospc", "erofs"];
+const KINDS: [&str; 8] = ["kill", "torn", "power", "names", "eio", "short", "enospc", "erofs"];
 
 /// A recipe of [`World::recipe`] that is tried, with what is set in it.
 struct Case {
@@ -59,6 +59,15 @@ impl Course<'_> {
         if self.from.is_some() { "resumed" } else { "begun" }
     }
 
+    /// The newest checkpoint that must outlast whatever happens at an operation: it has its name, and the folder of its name was synced.
+    fn saved(&self, number: usize) -> Option<u64> {
+        let before = &self.operations[..number - 1];
+        let synced = before.iter().rposition(|(name, path)| name == "sync" && path.ends_with("/checkpoints")).unwrap_or(0);
+        let named = before[..synced].iter().filter(|(name, _)| name == "rename").filter_map(|(_, path)| path.rsplit_once("/step-"));
+        let found = self.from.iter().filter_map(|from| RunFolder::checkpoints(&from.join("run")).unwrap().last().map(|&(step, _)| step));
+        named.filter_map(|(_, step)| step.parse().ok()).chain(found).max()
+    }
+
     /// All that can happen to it: number of an operation, and kind.
     fn faults(&self) -> Vec<(usize, &'static str)> {
         let all = (1..=self.operations.len()).flat_map(|number| KINDS.map(|kind| (number, kind)));
@@ -92,7 +101,8 @@ impl Harness {
         // In full, so that an error that names it does so, too.
         let (recipe, steps) = (self.world.path(&format!("{}.toml", case.kind)), format!("train.steps={steps}"));
         let mut command = self.world.command(&["train", recipe.to_str().unwrap(), "--out", out, "--resume", "--set", &steps]);
-        command.args(["--set", "train.checkpoint_every_steps=2"]);
+        // Old checkpoints go, too.
+        command.args(["--set", "train.checkpoint_every_steps=2", "--set", "train.keep_checkpoints=1"]);
         for set in case.set {
             command.args(["--set", set]);
         }
@@ -160,7 +170,7 @@ impl Harness {
         let (operation, path) = &course.operations[number - 1];
         let failed =
             |what: &str, error: &str| Err(format!("{}, {when}: {kind} at {number} ({operation} {path}): {what}: {error}", case.name));
-        let dies = ["kill", "torn", "power"].contains(&kind);
+        let dies = ["kill", "torn", "power", "names"].contains(&kind);
         match (output.status.code(), output.status.signal()) {
             (None, Some(9)) if dies => {}
             // Some failures cost nothing: what could not be tidied up, for example.
@@ -174,6 +184,10 @@ impl Harness {
                 Ok(state) => return failed("a checkpoint of another step", &state.step.to_string()),
                 Err(error) => return failed("a checkpoint under its name is not whole", &error.to_string()),
             }
+        }
+        let newest = RunFolder::checkpoints(&out).unwrap_or_default().last().map(|&(step, _)| step);
+        if newest < course.saved(number) {
+            return failed("a checkpoint that was saved is gone", &format!("{:?} was, {newest:?} is left", course.saved(number)));
         }
         let output = self.train(case, steps, out.to_str().unwrap()).output().unwrap();
         if !output.status.success() {

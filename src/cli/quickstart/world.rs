@@ -3,11 +3,11 @@
 use std::ops::Range;
 use std::path::PathBuf;
 
+use treering::Result;
 use treering::biography::world::untrained_weights;
-use treering::checkpoint::{BaseCheckpoint, Config, Dtype};
+use treering::checkpoint::{BaseCheckpoint, Config, Dtype, atomic};
 use treering::data::biography::{Attribute, END_OF_TEXT, People, train_tokenizer};
 use treering::tokenizer::Tokenizer;
-use treering::{Error, Result};
 
 use super::Args;
 use super::lesson::Lesson;
@@ -44,7 +44,7 @@ impl World {
         let (old, new) = (0..args.people, args.people..args.people + args.people.div_ceil(2));
         let people = People::generate(new.end, args.seed)?;
         let corpora = args.out.join("corpora");
-        std::fs::create_dir_all(&corpora).map_err(|error| Error::io(&corpora, error))?;
+        atomic::create_folders(&corpora)?;
         people.write_corpus(&corpora.join("old.biographies.jsonl"), old.clone(), COPIES, args.seed)?;
         people.write_questions(&corpora.join("old.questions.jsonl"), old.clone(), &Attribute::ALL)?;
         people.write_questions(&corpora.join("new.questions.jsonl"), new.clone(), &Attribute::ALL)?;

@@ -188,7 +188,7 @@ pub fn write(
             folder.display()
         )));
     }
-    std::fs::create_dir_all(folder).at(folder)?;
+    atomic::create_folders(folder)?;
     atomic::remove_leftovers(folder)?;
     let rows = |table: Table| people.len() * table.rows_a_person(copies);
     let total = Table::ALL.into_iter().map(rows).sum::<u64>() * formats.len() as u64;
