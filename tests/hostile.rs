@@ -178,14 +178,21 @@ fn a_cache_says_what_was_skipped_and_is_kept_apart_from_one_without_mistakes() {
     assert!(error.contains("is empty") && error.contains("11 could not be read"), "{error}");
 }
 
-/// A token cache with several blocks of checksums, every region of which is damaged in turn.
+/// A token cache with several blocks of checksums, made in `folder` where it is not there or damaged.
+fn several_blocks(folder: &Path) -> TokenCache {
+    let file = folder.join("a.jsonl");
+    if !file.exists() {
+        let lines: String = (0..2000).map(|i| format!("{{\"text\": \"document {i}, {}\"}}\n", i * i)).collect();
+        write(folder, "a.jsonl", lines.as_bytes());
+    }
+    TokenCache::open(&corpus(&file), Path::new(""), &folder.join("cache"), &Bytes, &mut |_| Ok(())).unwrap()
+}
+
+/// Every region of it is damaged in turn.
 #[test]
 fn a_token_cache_that_was_damaged_anywhere_never_gives_other_tokens() {
     let folder = tempfile::tempdir().unwrap();
-    let lines: String = (0..2000).map(|i| format!("{{\"text\": \"document {i}, {}\"}}\n", i * i)).collect();
-    let file = write(folder.path(), "a.jsonl", lines.as_bytes());
-    let cache = folder.path().join("cache");
-    let open = || TokenCache::open(&corpus(&file), Path::new(""), &cache, &Bytes, &mut |_| Ok(())).unwrap();
+    let open = || several_blocks(folder.path());
     let everything = |cache: &TokenCache| -> Result<(Vec<u32>, u64)> {
         let (mut tokens, mut bytes) = (Vec::new(), 0);
         for document in 0..cache.documents() {
@@ -230,10 +237,7 @@ fn a_token_cache_that_was_damaged_anywhere_never_gives_other_tokens() {
 #[test]
 fn a_token_cache_that_shrinks_while_it_is_read_is_an_error_with_its_name() {
     let folder = tempfile::tempdir().unwrap();
-    let lines: String = (0..2000).map(|i| format!("{{\"text\": \"document {i}, {}\"}}\n", i * i)).collect();
-    let file = write(folder.path(), "a.jsonl", lines.as_bytes());
-    let cache = folder.path().join("cache");
-    let opened = TokenCache::open(&corpus(&file), Path::new(""), &cache, &Bytes, &mut |_| Ok(())).unwrap();
+    let opened = several_blocks(folder.path());
     let mut tokens = Vec::new();
     let last = opened.tokens() - 100..opened.tokens();
     // Once compared with its checksum and then again, or for the first time.
