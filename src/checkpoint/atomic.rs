@@ -24,7 +24,7 @@ pub fn write_file<T>(path: impl AsRef<Path>, write: impl FnOnce(&mut BufWriter<F
     });
     match written {
         Ok(value) => {
-            sync_folder(parent(path))?;
+            sync_parent(path)?;
             Ok(value)
         }
         Err(error) => {
@@ -55,7 +55,7 @@ pub fn write_dir<T>(path: impl AsRef<Path>, fill: impl FnOnce(&Path) -> Result<T
     });
     match written {
         Ok(value) => {
-            sync_folder(parent(path))?;
+            sync_parent(path)?;
             Ok(value)
         }
         Err(error) => {
@@ -74,7 +74,7 @@ pub fn create_folders(path: impl AsRef<Path>) -> Result<()> {
     let path = path.as_ref();
     let missing = path.ancestors().take_while(|folder| !folder.as_os_str().is_empty() && !folder.exists()).count();
     fs::create_dir_all(path).at(path)?;
-    path.ancestors().take(missing).try_for_each(|made| sync_folder(parent(made)))
+    path.ancestors().take(missing).try_for_each(sync_parent)
 }
 
 /// Renames within a folder, and syncs it.
@@ -84,7 +84,7 @@ pub fn create_folders(path: impl AsRef<Path>) -> Result<()> {
 pub fn rename(path: impl AsRef<Path>, to: impl AsRef<Path>) -> Result<()> {
     let path = path.as_ref();
     fs::rename(path, to).at(path)?;
-    sync_folder(parent(path))
+    sync_parent(path)
 }
 
 /// Renames `path` within its folder, for good, and removes it then with all in it: a power cut in between, after which some of it is gone, leaves nothing under
@@ -187,6 +187,14 @@ fn sync_tree(folder: &Path) -> Result<()> {
         }
     }
     sync_folder(folder)
+}
+
+/// Makes the name of a file or folder durable: it has been made, or renamed, in the folder that is synced.
+///
+/// # Errors
+/// [`Error::Io`].
+pub fn sync_parent(path: &Path) -> Result<()> {
+    sync_folder(parent(path))
 }
 
 /// Makes the names in a folder durable, where the system has such a thing.

@@ -15,6 +15,7 @@ use super::Encode;
 use super::cache::{FileStamp, Meta, OnProgress, Origin, Progress, Skipped};
 use super::cache_file::{BLOCK, MAGIC};
 use super::reader::{BadRecord, MAX_DOCUMENT_BYTES, RawDocument, read_documents};
+use crate::checkpoint::atomic;
 use crate::error::{Error, IoContext, Result};
 use crate::files::hex;
 
@@ -262,11 +263,7 @@ impl Temporary {
         self.file.flush().at(&self.path)?;
         self.file.get_ref().sync_all().at(&self.path)?;
         std::fs::rename(&self.path, path).at(path)?;
-        if let Some(folder) = path.parent().filter(|folder| !folder.as_os_str().is_empty()) {
-            // The rename itself is durable only once the folder is synced.
-            File::open(folder).and_then(|folder| folder.sync_all()).at(folder)?;
-        }
-        Ok(())
+        atomic::sync_parent(path)
     }
 }
 

@@ -84,6 +84,9 @@ static int path_of(int fd, char *out, size_t size) {
     return 1;
 }
 
+// Whether what was never synced is lost.
+static int loses(void) { return kind == POWER || kind == NAMES; }
+
 // Names made (`from` is NULL) or changed, each in a folder that was not synced since; `kept` is the number of what stood under the name before, or 0.
 static struct change { char *path, *from; dev_t dev; ino_t ino; int kept; } changes[1024];
 static int change_count, kept_count;
@@ -151,7 +154,7 @@ static struct unsynced *find(const struct stat *meta) {
 
 static void note_write(int fd, int emptied) {
     struct stat meta;
-    if ((kind != POWER && kind != NAMES) || fstat(fd, &meta) || !S_ISREG(meta.st_mode)) return;
+    if (!loses() || fstat(fd, &meta) || !S_ISREG(meta.st_mode)) return;
     struct unsynced *file = find(&meta);
     if (!file && file_count < 1024) {
         file = &files[file_count++];
@@ -162,7 +165,7 @@ static void note_write(int fd, int emptied) {
 
 static void note_sync(int fd) {
     struct stat meta;
-    if ((kind != POWER && kind != NAMES) || fstat(fd, &meta)) return;
+    if (!loses() || fstat(fd, &meta)) return;
     forget_changes(&meta);
     struct unsynced *file = find(&meta);
     if (!file) return;
@@ -171,7 +174,7 @@ static void note_sync(int fd) {
 }
 
 static void die(void) {
-    if (kind == POWER || kind == NAMES)
+    if (loses())
         for (int i = 0; i < file_count; i++) {
             struct stat meta;
             if (!fstat(files[i].fd, &meta) && meta.st_size > files[i].safe && syscall(SYS_ftruncate, files[i].fd, files[i].safe)) {}
@@ -192,7 +195,7 @@ static int step(const char *operation, const char *path, enum effect effect) {
     }
     int result = 0;
     if (at && number == at) {
-        if (kind == KILL || kind == POWER || kind == NAMES) die();
+        if (kind == KILL || loses()) die();
         if (kind == TORN) result = -2;
         if (kind == SHORT) result = -1;
         if (kind == EIO_ONCE) result = EIO;

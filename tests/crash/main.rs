@@ -178,16 +178,17 @@ impl Harness {
             (Some(1), None) if !dies && kind != "short" && error.starts_with("error: /") => {}
             (code, signal) => return failed(&format!("ended with {code:?}, signal {signal:?}"), &error),
         }
-        for (step, path) in RunFolder::checkpoints(&out).unwrap_or_default() {
-            match treering::train::checkpoint::load_state(&path) {
-                Ok(state) if state.step == step => {}
+        let left = RunFolder::checkpoints(&out).unwrap_or_default();
+        for (step, path) in &left {
+            match treering::train::checkpoint::load_state(path) {
+                Ok(state) if state.step == *step => {}
                 Ok(state) => return failed("a checkpoint of another step", &state.step.to_string()),
                 Err(error) => return failed("a checkpoint under its name is not whole", &error.to_string()),
             }
         }
-        let newest = RunFolder::checkpoints(&out).unwrap_or_default().last().map(|&(step, _)| step);
-        if newest < course.saved(number) {
-            return failed("a checkpoint that was saved is gone", &format!("{:?} was, {newest:?} is left", course.saved(number)));
+        let (saved, newest) = (course.saved(number), left.last().map(|&(step, _)| step));
+        if newest < saved {
+            return failed("a checkpoint that was saved is gone", &format!("{saved:?} was, {newest:?} is left"));
         }
         let output = self.train(case, steps, out.to_str().unwrap()).output().unwrap();
         if !output.status.success() {
