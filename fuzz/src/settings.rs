@@ -8,6 +8,7 @@ use std::sync::OnceLock;
 use treering::biography::{Loss, Size};
 use treering::data::CorpusConfig;
 use treering::eval::suite::Selection;
+use treering::export::card::license_of_readme;
 use treering::grow::{Initialisation, Module};
 use treering::model::Head;
 use treering::recipe::Recipe;
@@ -87,7 +88,7 @@ fn measured(which: usize) -> PathBuf {
 }
 
 /// What is named on a command line: routers, heads, modules and initialisations, which must be written back to the same; sweeps, tasks and their examples,
-/// corpora; and a change of a recipe.
+/// corpora; a change of a recipe; and a README's licence.
 pub fn router(data: &[u8]) {
     let Ok(text) = std::str::from_utf8(data) else { return };
     if let Ok(routers) = route::parse_list(text) {
@@ -104,6 +105,7 @@ pub fn router(data: &[u8]) {
         let _ = CorpusConfig::new(text).files(corpora());
     }
     let _ = Sweep::rates(text, &[]);
+    assert!(license_of_readme(text).is_none_or(|license| !license.contains('\n')), "{text:?}");
     if let Ok(sweep) = Sweep::each(text) {
         assert_eq!(sweep.folders().len(), sweep.values.len());
     }

@@ -197,9 +197,23 @@ pub fn sync_parent(path: &Path) -> Result<()> {
     sync_folder(parent(path))
 }
 
-/// Makes the names in a folder durable, where the system has such a thing.
+/// Makes the names in a folder durable, where the system has such a thing and lets us do it: no reason to end a run that can be written otherwise.
 fn sync_folder(folder: &Path) -> Result<()> {
-    if cfg!(unix) { File::open(folder).and_then(|file| file.sync_all()).at(folder) } else { Ok(()) }
+    if !cfg!(unix) {
+        return Ok(());
+    }
+    match File::open(folder).and_then(|file| file.sync_all()) {
+        Err(error) if cannot_be_synced(&error) => Ok(()),
+        synced => synced.at(folder),
+    }
+}
+
+/// Whether no folder of this kind can be synced: one that may be written but not read, or on a file system (some over a network) that syncs files alone.
+fn cannot_be_synced(error: &io::Error) -> bool {
+    // What a system without it says: EBADF, which has no kind of its own, or EINVAL.
+    const EBADF: i32 = 9;
+    matches!(error.kind(), io::ErrorKind::PermissionDenied | io::ErrorKind::InvalidInput | io::ErrorKind::Unsupported)
+        || error.raw_os_error() == Some(EBADF)
 }
 
 #[cfg(test)]
@@ -285,6 +299,21 @@ mod tests {
         remove_dir(&inner).unwrap();
         assert!(names(&folder.path().join("a")).is_empty());
         assert!(matches!(remove_dir(&inner).unwrap_err(), Error::Io { path, .. } if path == inner));
+    }
+
+    /// Errors of a disk are none of these: they are for the caller.
+    #[cfg(unix)]
+    #[test]
+    fn folders_that_cannot_be_synced_are_told_from_disks_that_fail() {
+        let (eperm, eio, ebadf, eacces, einval, enospc, erofs) = (1, 5, 9, 13, 22, 28, 30);
+        for (number, cannot) in
+            [(eperm, true), (eacces, true), (ebadf, true), (einval, true), (eio, false), (enospc, false), (erofs, false)]
+        {
+            let error = io::Error::from_raw_os_error(number);
+            assert_eq!(cannot_be_synced(&error), cannot, "{error}");
+        }
+        let missing = sync_folder(Path::new("/nowhere/at all")).unwrap_err();
+        assert!(matches!(missing, Error::Io { path, .. } if path == Path::new("/nowhere/at all")));
     }
 
     #[test]

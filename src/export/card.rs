@@ -219,12 +219,16 @@ fn about(base: &BaseCheckpoint) -> Result<About> {
     Ok(About { name, id, license: license.filter(|text| !text.is_empty() && !text.contains(['\n', ':', '#'])) })
 }
 
-/// `license:` of the front matter of a folder's README; nothing where there is none that can be read, since a card is no place to fail.
+/// The licence that a folder's README states; nothing where there is none that can be read, since a card is no place to fail.
 fn license_of_folder(folder: &Path) -> Option<String> {
     let path = folder.join("README.md");
     std::fs::metadata(&path).ok().filter(|meta| meta.is_file() && meta.len() <= MAX_README_BYTES)?;
-    let text = std::fs::read_to_string(path).ok()?;
+    license_of_readme(&std::fs::read_to_string(path).ok()?).map(str::to_owned)
+}
+
+/// `license:` of the front matter of a README.
+pub fn license_of_readme(text: &str) -> Option<&str> {
     let (front, _) = text.strip_prefix("---\n")?.split_once("\n---")?;
     let value = front.lines().find_map(|line| line.strip_prefix("license:"))?;
-    Some(value.trim().trim_matches(['"', '\'']).to_owned())
+    Some(value.trim().trim_matches(['"', '\'']))
 }
