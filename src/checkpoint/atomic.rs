@@ -211,9 +211,8 @@ fn sync_folder(folder: &Path) -> Result<()> {
 /// Whether no folder of this kind can be synced: one that may be written but not read, or on a file system (some over a network) that syncs files alone.
 fn cannot_be_synced(error: &io::Error) -> bool {
     // What a system without it says: EBADF, which has no kind of its own, or EINVAL.
-    const EBADF: i32 = 9;
     matches!(error.kind(), io::ErrorKind::PermissionDenied | io::ErrorKind::InvalidInput | io::ErrorKind::Unsupported)
-        || error.raw_os_error() == Some(EBADF)
+        || error.raw_os_error() == Some(libc::EBADF)
 }
 
 #[cfg(test)]
@@ -305,9 +304,9 @@ mod tests {
     #[cfg(unix)]
     #[test]
     fn folders_that_cannot_be_synced_are_told_from_disks_that_fail() {
-        let (eperm, eio, ebadf, eacces, einval, enospc, erofs) = (1, 5, 9, 13, 22, 28, 30);
+        use libc::{EACCES, EBADF, EINVAL, EIO, ENOSPC, EPERM, EROFS};
         for (number, cannot) in
-            [(eperm, true), (eacces, true), (ebadf, true), (einval, true), (eio, false), (enospc, false), (erofs, false)]
+            [(EPERM, true), (EACCES, true), (EBADF, true), (EINVAL, true), (EIO, false), (ENOSPC, false), (EROFS, false)]
         {
             let error = io::Error::from_raw_os_error(number);
             assert_eq!(cannot_be_synced(&error), cannot, "{error}");
