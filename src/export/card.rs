@@ -216,7 +216,7 @@ fn about(base: &BaseCheckpoint) -> Result<About> {
         Some(license) => Some(license.to_owned()),
         None => license_of_folder(base.local_path()),
     };
-    Ok(About { name, id, license: license.filter(|text| !text.is_empty() && !text.contains(['\n', ':', '#'])) })
+    Ok(About { name, id, license: license.filter(|text| is_license_name(text)) })
 }
 
 /// The licence that a folder's README states; nothing where there is none that can be read, since a card is no place to fail.
@@ -226,9 +226,34 @@ fn license_of_folder(folder: &Path) -> Option<String> {
     license_of_readme(&std::fs::read_to_string(path).ok()?).map(str::to_owned)
 }
 
-/// `license:` of the front matter of a README.
+/// `license:` of the front matter of a README, whichever line ends it has; nothing where that is not one plain name (a list, a remark).
 pub fn license_of_readme(text: &str) -> Option<&str> {
-    let (front, _) = text.strip_prefix("---\n")?.split_once("\n---")?;
-    let value = front.lines().find_map(|line| line.strip_prefix("license:"))?;
-    Some(value.trim().trim_matches(['"', '\'']))
+    let mut lines = text.lines();
+    lines.next().filter(|first| *first == "---")?;
+    let end = lines.clone().position(|line| line.starts_with("---"))?;
+    let value = lines.take(end).find_map(|line| line.strip_prefix("license:"))?;
+    Some(value.trim().trim_matches(['"', '\''])).filter(|name| is_license_name(name))
+}
+
+/// Whether this is a name such as `apache-2.0`, which stands in YAML and in a sentence as it is.
+fn is_license_name(text: &str) -> bool {
+    let plain = |char: char| char.is_alphanumeric() || matches!(char, '-' | '.' | '_' | '+' | ' ' | '(' | ')' | '/');
+    text.starts_with(char::is_alphanumeric) && text.ends_with(|end: char| !end.is_whitespace()) && text.chars().all(plain)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_licence_of_a_readme_is_found_with_either_line_end_and_is_a_plain_name() {
+        let of = |front: &str| license_of_readme(&format!("---\nlanguage: en\n{front}\n---\n# Base\nlicense: other\n")).map(str::to_owned);
+        assert_eq!(of("license: \"apache-2.0\"").as_deref(), Some("apache-2.0"));
+        assert_eq!(license_of_readme("---\r\nlicense: mit\r\n---\r\n"), Some("mit"));
+        for none in ["", "license:", "license: [mit, other]", "license: mit # of the code", "license: a: b", "license: '- '"] {
+            assert_eq!(of(none), None, "{none}");
+        }
+        assert_eq!(license_of_readme("license: mit\n"), None, "no front matter");
+        assert_eq!(license_of_readme("---\nlicense: mit\n"), None, "front matter without an end");
+    }
 }
