@@ -1,4 +1,6 @@
-//! Small files, read with a limit; large ones, read at offsets; and digests as text.
+//! Small files, read with a limit; large ones, read at offsets; patterns of paths; and digests as text.
+
+pub mod pattern;
 
 use std::fs::File;
 use std::io::{self, Read, Seek, SeekFrom};

@@ -1,10 +1,13 @@
 //! Corpora on disk: readers, their errors, the token cache.
 
+mod damage;
+
 use std::io::Write;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
 
+use damage::{Damage, every_way, put};
 use parquet::basic::Compression;
 use parquet::file::properties::{WriterProperties, WriterPropertiesBuilder, WriterVersion};
 use treering::data::reader::{RawDocument, read_documents};
@@ -31,7 +34,7 @@ impl Encode for Bytes {
 fn write(folder: &Path, name: &str, content: &[u8]) -> PathBuf {
     let path = folder.join(name);
     std::fs::create_dir_all(path.parent().unwrap()).unwrap();
-    std::fs::write(&path, content).unwrap();
+    put(&path, content);
     path
 }
 
@@ -217,14 +220,12 @@ fn a_damaged_parquet_file_never_panics() {
     let folder = tempfile::tempdir().unwrap();
     for properties in packings() {
         let whole = parquet_with(&[Some("eins"), Some("zwei"), Some("drei")], properties);
-        for at in 0..whole.len() {
-            let file = write(folder.path(), "cut.parquet", &whole[..at]);
-            assert!(read(&file, &corpus(&file)).is_err(), "cut at {at}");
-            let mut flipped = whole.clone();
-            flipped[at] ^= [0x01, 0x80, 0xFF][at % 3];
-            let file = write(folder.path(), "flip.parquet", &flipped);
+        for (damage, bytes) in every_way(&whole, usize::MAX, 1) {
+            let file = write(folder.path(), "damaged.parquet", &bytes);
+            let read = read(&file, &corpus(&file));
             // A flipped bit may go unnoticed; it must not take the process down.
-            let _ = read(&file, &corpus(&file));
+            let refused = matches!(damage, Damage::Cut(_)) || damage == Damage::Grown(whole.len());
+            assert!(!(refused && read.is_ok()), "{damage:?}");
         }
     }
 }
@@ -274,6 +275,55 @@ fn paths_are_files_globs_and_folders_in_sorted_order() {
     assert!(error("notes.md").contains("the suffix does not tell the format"));
     let forced = CorpusConfig { format: Some(Format::Text), ..CorpusConfig::new("notes.md") };
     assert_eq!(forced.files(&base).unwrap().len(), 1);
+}
+
+/// Found by fuzzing: `.*` led upwards, so that this went through the whole machine, and once more for each `**`.
+#[test]
+fn a_glob_stays_below_its_folder_and_is_done_at_once() {
+    let folder = tempfile::tempdir().unwrap();
+    let (base, deep) = (folder.path().join("base"), ["a"; 20].join("/"));
+    for name in ["outside.jsonl", "base/a.jsonl", "base/b/.c/d.jsonl", "base/b/.c/e.txt", "base/b/f.jsonl", &format!("base/{deep}/g.jsonl")]
+    {
+        write(folder.path(), name, b"");
+    }
+    let found = |path: &str| CorpusConfig::new(path).files(&base).map(|files| files.len()).map_err(|error| error.to_string());
+    assert!(found(".*/**/*/.*/.*/**/**/.*/.*//.*/.*/**").unwrap_err().contains("matches no corpus file"));
+    assert!(found(&format!("{}/none.jsonl", ["**/a"; 10].join("/"))).unwrap_err().contains("matches no corpus file"));
+    for (pattern, count) in [
+        ("**", 3),
+        ("**/*.jsonl", 3),
+        ("*", 3),
+        ("*/", 2),
+        ("b/**/*", 1),
+        ("b/.*", 2),
+        ("*/.c/*.txt", 1),
+        ("../*.jsonl", 1),
+        ("b/../*.jsonl", 1),
+    ] {
+        assert_eq!(found(pattern), Ok(count), "{pattern}");
+    }
+    assert!(found("*/../a.jsonl").unwrap_err().contains("not a valid glob: `..` cannot follow a wildcard"));
+}
+
+#[cfg(unix)]
+#[test]
+fn links_back_and_names_that_are_no_text_harm_no_search() {
+    use std::os::unix::ffi::OsStrExt;
+    let folder = tempfile::tempdir().unwrap();
+    for name in ["b/a.jsonl", "c/a.jsonl"] {
+        write(folder.path(), name, b"");
+    }
+    std::fs::write(folder.path().join(std::ffi::OsStr::from_bytes(b"b/\xff.jsonl")), b"").unwrap();
+    for (to, name) in [(".", "b/one"), ("..", "b/two"), ("../c", "b/three"), ("nothing", "b/four")] {
+        std::os::unix::fs::symlink(to, folder.path().join(name)).unwrap();
+    }
+    for (pattern, count) in [("", 4), ("**/*.jsonl", 4), ("b", 4), ("*/\u{fffd}*", 1)] {
+        assert_eq!(
+            CorpusConfig::new(folder.path().join(pattern).to_str().unwrap()).files(Path::new("")).unwrap().len(),
+            count,
+            "{pattern}"
+        );
+    }
 }
 
 #[test]

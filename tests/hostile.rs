@@ -1,4 +1,6 @@
-//! Corpora and token caches that are broken, cut, flipped, huge or malicious: an error that says where, or the same text; never other tokens.
+//! Corpora, token caches and recipes that are broken, cut, flipped, grown, huge or malicious: an error that says where, or the same text; never other tokens.
+
+mod damage;
 
 use std::fs;
 use std::io::Write;
@@ -6,8 +8,10 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::sync::atomic::AtomicU64;
 
+use damage::{Damage, every_way, put};
 use treering::data::reader::{self, BadRecord, MAX_DOCUMENT_BYTES, read_documents};
 use treering::data::{CorpusConfig, Encode, Split, TokenCache};
+use treering::recipe::Recipe;
 use treering::{Error, Result};
 
 /// One token a byte; refuses texts that say so.
@@ -27,7 +31,7 @@ impl Encode for Bytes {
 
 fn write(folder: &Path, name: &str, content: &[u8]) -> PathBuf {
     let path = folder.join(name);
-    fs::write(&path, content).unwrap();
+    put(&path, content);
     path
 }
 
@@ -104,7 +108,7 @@ fn plain_text_is_left_out_document_by_document() {
 
 /// Only a document is forgiven: what follows a break in compressed data is not to be guessed.
 #[test]
-fn compressed_files_that_are_cut_or_flipped_are_refused_or_read_as_they_were() {
+fn compressed_files_that_are_damaged_are_refused_or_read_as_they_were() {
     let folder = tempfile::tempdir().unwrap();
     let lines: String = (0..300).map(|i| format!("{{\"text\": \"line {i} of {}\"}}\n", i * 7919 % 1000)).collect();
     let whole: Vec<String> = (0..300).map(|i| format!("line {i} of {}", i * 7919 % 1000)).collect();
@@ -117,26 +121,81 @@ fn compressed_files_that_are_cut_or_flipped_are_refused_or_read_as_they_were() {
         let name = format!("a.jsonl.{suffix}");
         let file = write(folder.path(), &name, &bytes);
         assert_eq!(read(&file, &corpus(&file), 1000, false).0, whole);
-        for at in (0..bytes.len()).step_by(5) {
-            // A cut before the first byte is an empty file, to which zstd has nothing to say.
-            if at > 0 {
-                write(folder.path(), &name, &bytes[..at]);
-                for forgiving in [false, true] {
-                    let error = read(&file, &corpus(&file), 1000, forgiving).2.unwrap_err().to_string();
-                    assert!(error.contains(&name) && error.contains("truncated or damaged"), "cut at {at}: {error}");
+        for (damage, damaged) in every_way(&bytes, 0, 5) {
+            write(folder.path(), &name, &damaged);
+            match damage {
+                // An empty file, to which zstd has nothing to say.
+                Damage::Cut(0) => {}
+                Damage::Cut(_) => {
+                    for forgiving in [false, true] {
+                        let error = read(&file, &corpus(&file), 1000, forgiving).2.unwrap_err().to_string();
+                        assert!(error.contains(&name) && error.contains("truncated or damaged"), "{damage:?}: {error}");
+                    }
+                }
+                Damage::Flipped(_) | Damage::Grown(_) => {
+                    let (texts, _, end) = read(&file, &corpus(&file), 1000, false);
+                    assert!(end.is_err() || texts == whole, "{suffix}: another text, {damage:?}");
                 }
             }
-            let mut flipped = bytes.clone();
-            flipped[at] ^= 1 << (at % 8);
-            write(folder.path(), &name, &flipped);
-            let (texts, _, end) = read(&file, &corpus(&file), 1000, false);
-            assert!(end.is_err() || texts == whole, "{suffix}: a flip at {at} gave another text");
         }
-        let mut grown = bytes.clone();
-        grown.extend_from_slice(b"and something else");
-        write(folder.path(), &name, &grown);
-        let (texts, _, end) = read(&file, &corpus(&file), 1000, false);
-        assert!(end.is_err() || texts == whole, "{suffix} grown");
+    }
+}
+
+#[test]
+fn a_line_that_was_damaged_anywhere_takes_no_other_with_it() {
+    let folder = tempfile::tempdir().unwrap();
+    let text = |line: usize| format!("Zeile {line} \u{e4} 나이테");
+    let lines: Vec<String> = (0..6).map(|line| format!("{{\"id\": {line}, \"text\": \"{}\"}}\n", text(line))).collect();
+    let whole = lines.concat();
+    let line_of = |at: usize| whole.as_bytes()[..at].iter().filter(|byte| **byte == b'\n').count();
+    let mut noticed = 0;
+    for (damage, bytes) in every_way(whole.as_bytes(), usize::MAX, 1) {
+        let file = write(folder.path(), "a.jsonl", &bytes);
+        let (texts, told, end) = read(&file, &corpus(&file), 1000, true);
+        end.unwrap();
+        let touched = |line: usize| match damage {
+            // The last line is as good without its end.
+            Damage::Cut(at) => line > line_of(at) || line == line_of(at) && at + 1 < lines[..=line].concat().len(),
+            // Without the end between them two lines are one.
+            Damage::Flipped(at) => line == line_of(at) || line > 0 && line == line_of(at) + 1 && whole.as_bytes()[at] == b'\n',
+            Damage::Grown(at) => line == line_of(at),
+        };
+        let mut found = texts.iter();
+        for line in (0..lines.len()).filter(|line| !touched(*line)) {
+            assert!(found.any(|found| *found == text(line)), "line {line} is gone, {damage:?}: {texts:?}");
+        }
+        assert!(told.iter().all(|told| told.contains("a.jsonl: line ")), "{damage:?}: {told:?}");
+        // Who forgives nothing is told of the same line.
+        let first = read(&file, &corpus(&file), 1000, false).2.err().map(|error| error.to_string());
+        assert_eq!(first.as_ref(), told.first(), "{damage:?}");
+        noticed += usize::from(first.is_some());
+    }
+    assert!(noticed > whole.len(), "{noticed}");
+}
+
+/// What can still be read is read as what it says, which is written back the same; everything else is refused by the file's name.
+#[test]
+fn recipes_that_were_damaged_anywhere_are_refused_by_name_or_read_as_they_are() {
+    let folder = tempfile::tempdir().unwrap();
+    for name in ["smollm2-korean-route.toml", "smollm2-korean-lora.toml"] {
+        let whole = fs::read(Path::new(env!("CARGO_MANIFEST_DIR")).join("recipes").join(name)).unwrap();
+        let (mut refused, mut read) = (0, 0);
+        for (damage, bytes) in every_way(&whole, usize::MAX, 1) {
+            let path = write(folder.path(), name, &bytes);
+            match Recipe::load(&path, &[]) {
+                Ok(recipe) => {
+                    let written = recipe.resolved_toml();
+                    assert_eq!(Recipe::parse(&written, folder.path(), &[]).unwrap(), recipe, "{damage:?}: {written}");
+                    read += 1;
+                }
+                Err(error) => {
+                    let says = error.to_string();
+                    assert!(error.exit_code() == 2 && says.contains(name), "{damage:?}: {says}");
+                    refused += 1;
+                }
+            }
+        }
+        assert!(refused > whole.len() && read > 100, "{name}: {refused} {read}");
     }
 }
 
@@ -211,7 +270,7 @@ fn a_token_cache_that_was_damaged_anywhere_never_gives_other_tokens() {
     for at in dense.chain((32..whole.len() - 100).step_by(1999)) {
         let mut flipped = whole.clone();
         flipped[at] ^= 1 << (at % 8);
-        fs::write(&path, &flipped).unwrap();
+        put(&path, &flipped);
         match everything(&open()) {
             Ok(found) => assert!(found == expected, "a flip at {at} gave other tokens"),
             Err(error) => {

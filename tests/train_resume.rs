@@ -1,15 +1,17 @@
 //! Stop and go on: a resumed run equals one that never stopped, however it was stopped.
 
+mod damage;
 mod train_world;
 
 use std::fs;
 use std::process::Stdio;
 use std::time::Duration;
 
+use damage::{Damage, every_way, put};
 use train_world::{World, deterministic, failed, steps, succeeded};
 use treering::Error;
-use treering::train::RunFolder;
 use treering::train::session::{Event, Start};
+use treering::train::{RunFolder, checkpoint};
 
 const METHODS: [&str; 3] = ["scale-preserve", "scale-adapt", "full"];
 
@@ -169,6 +171,23 @@ fn a_damaged_checkpoint_is_named_and_never_passed_over() {
         }
         fs::remove_file(&path).unwrap();
         assert!(failed(&world.train("scale-preserve", "run", &["--resume"]), 1).contains(name));
+        fs::write(&path, good).unwrap();
+    }
+    // Every region of every file: what isn't as it was saved is named. The sums themselves may gain a line that says nothing.
+    let folder = world.path("run/checkpoints/step-000012");
+    let saved = checkpoint::load_state(&folder).unwrap();
+    for (name, dense) in
+        [("trained.safetensors", 600), ("optimizer.safetensors", 600), ("state.json", usize::MAX), ("SHA256SUMS", usize::MAX)]
+    {
+        let path = folder.join(name);
+        let good = fs::read(&path).unwrap();
+        for (damage, bytes) in every_way(&good, dense, 97) {
+            put(&path, bytes);
+            match checkpoint::load_state(&folder) {
+                Err(error) => assert!(error.to_string().contains("step-000012/"), "{name}, {damage:?}: {error}"),
+                Ok(state) => assert!(name == "SHA256SUMS" && state == saved && !matches!(damage, Damage::Flipped(_)), "{name}, {damage:?}"),
+            }
+        }
         fs::write(&path, good).unwrap();
     }
     // Found by fuzzing: one that is taken for another step's, and said to be trained to its end or further.

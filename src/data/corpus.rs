@@ -5,10 +5,14 @@ use std::path::{Path, PathBuf};
 use serde::{Deserialize, Serialize};
 
 use crate::error::{Error, IoContext, Result};
+use crate::files::pattern::{PathPattern, Places};
 use crate::hub::{self, HubName};
 
 /// Suffixes that are read, as error messages name them.
 const KNOWN_SUFFIXES: &str = ".jsonl, .ndjson, .txt, .text (each also with .gz or .zst) and .parquet";
+
+/// Folders that are searched within each other.
+const MAX_DEPTH: usize = 64;
 
 /// What a file holds.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
@@ -93,9 +97,7 @@ impl CorpusConfig {
             return Err(Error::usage("a corpus has an empty path"));
         }
         if path.is_dir() {
-            let mut files = Vec::new();
-            self.search(&path, &mut files, 0)?;
-            files.sort();
+            let files = self.search(&path, &PathPattern::default())?;
             if files.is_empty() {
                 return Err(Error::file(&path, format!("the folder holds no corpus file; known suffixes are {KNOWN_SUFFIXES}")));
             }
@@ -108,59 +110,23 @@ impl CorpusConfig {
         if !self.path.contains(['*', '?', '[']) {
             return Err(Error::file(&path, "no such file, folder or glob match"));
         }
-        self.expand(base, &path)
-    }
-
-    /// The matches of a glob pattern; matching folders are searched.
-    fn expand(&self, base: &Path, path: &Path) -> Result<Vec<PathBuf>> {
-        let pattern = if Path::new(&self.path).is_absolute() || base.as_os_str().is_empty() {
-            self.path.clone()
-        } else {
-            let base = base.to_str().ok_or_else(|| Error::file(base, "a glob needs a folder whose name is valid UTF-8"))?;
-            format!("{}/{}", glob::Pattern::escape(base.trim_end_matches('/')), self.path)
-        };
-        let options = glob::MatchOptions { require_literal_leading_dot: true, ..glob::MatchOptions::default() };
-        let matches = glob::glob_with(&pattern, options)
-            .map_err(|e| Error::usage(format!("corpus path {:?} is not a valid glob: {e}", self.path)))?;
-        let mut files = Vec::new();
-        for found in matches {
-            let found = found.map_err(|e| {
-                let at = e.path().to_path_buf();
-                Error::io(at, e.into())
-            })?;
-            if found.is_dir() {
-                self.search(&found, &mut files, 0)?;
-            } else if self.format_of(&found).is_ok() {
-                files.push(found);
-            }
-        }
-        files.sort();
-        files.dedup();
+        let pattern =
+            PathPattern::new(&self.path).map_err(|e| Error::usage(format!("corpus path {:?} is not a valid glob: {e}", self.path)))?;
+        let files = self.search(&base.join(&pattern.root), &pattern)?;
         if files.is_empty() {
             return Err(Error::file(path, format!("the glob matches no corpus file; known suffixes are {KNOWN_SUFFIXES}")));
         }
         Ok(files)
     }
 
-    /// Adds the known files below `folder`; hidden entries are left out.
-    fn search(&self, folder: &Path, files: &mut Vec<PathBuf>, depth: usize) -> Result<()> {
-        // A loop of symbolic links would never end otherwise.
-        if depth > 64 {
-            return Err(Error::file(folder, "more than 64 folders deep; is there a loop of symbolic links?"));
+    /// What a pattern matches below `root`, sorted; of a folder that it matches the known files in it and below, hidden ones left out.
+    fn search(&self, root: &Path, pattern: &PathPattern) -> Result<Vec<PathBuf>> {
+        let mut search = Search { corpus: self, pattern, files: Vec::new(), above: Vec::new() };
+        if here(root).is_dir() {
+            search.folder(root, &pattern.start(), false)?;
         }
-        for entry in std::fs::read_dir(folder).at(folder)? {
-            let entry = entry.at(folder)?;
-            if entry.file_name().as_encoded_bytes().starts_with(b".") {
-                continue;
-            }
-            let path = entry.path();
-            if path.is_dir() {
-                self.search(&path, files, depth + 1)?;
-            } else if known(&path).is_some() {
-                files.push(path);
-            }
-        }
-        Ok(())
+        search.files.sort();
+        Ok(search.files)
     }
 
     /// What `file` holds and how it is compressed.
@@ -177,6 +143,52 @@ impl CorpusConfig {
         }
         Ok((format, compression))
     }
+}
+
+/// A walk down a tree.
+struct Search<'a> {
+    corpus: &'a CorpusConfig,
+    pattern: &'a PathPattern,
+    files: Vec<PathBuf>,
+    /// The folders that we are in.
+    above: Vec<PathBuf>,
+}
+
+impl Search<'_> {
+    /// Adds what is in `folder` and below: what the pattern matches, or `all` known files.
+    fn folder(&mut self, folder: &Path, places: &Places, all: bool) -> Result<()> {
+        let all = all || self.pattern.matches(places, true);
+        let real = here(folder).canonicalize().at(folder)?;
+        // A link back to where we are has nothing that isn't found anyway, and no end.
+        if self.above.contains(&real) {
+            return Ok(());
+        }
+        if self.above.len() > MAX_DEPTH {
+            return Err(Error::file(folder, format!("more than {MAX_DEPTH} folders deep")));
+        }
+        self.above.push(real);
+        for entry in std::fs::read_dir(here(folder)).at(folder)? {
+            let name = entry.at(folder)?.file_name();
+            let path = folder.join(&name);
+            let name = name.to_string_lossy();
+            let places = self.pattern.step(places, &name);
+            let all = all && !name.starts_with('.');
+            if path.is_dir() {
+                if all || !places.is_empty() {
+                    self.folder(&path, &places, all)?;
+                }
+            } else if all && known(&path).is_some() || self.pattern.matches(&places, false) && self.corpus.format_of(&path).is_ok() {
+                self.files.push(path);
+            }
+        }
+        self.above.pop();
+        Ok(())
+    }
+}
+
+/// The folder that we are in has an empty name in front of others, and none of its own.
+fn here(folder: &Path) -> &Path {
+    if folder.as_os_str().is_empty() { Path::new(".") } else { folder }
 }
 
 /// The format by the suffix alone; `None` when the file is not one that is read.

@@ -11,6 +11,7 @@ use super::{Hub, HubName};
 use crate::checkpoint::atomic;
 use crate::checkpoint::huggingface::{INDEX, Index, SINGLE};
 use crate::error::{Error, IoContext, Result};
+use crate::files::pattern::PathPattern;
 
 /// Files of a model's folder that are taken where they are there.
 const OPTIONAL: [&str; 5] = ["tokenizer.json", "tokenizer_config.json", "generation_config.json", "special_tokens_map.json", "README.md"];
@@ -159,16 +160,9 @@ impl Hub {
             self.fetch(&named, &name.path)?;
             return Ok(root.join(&name.path));
         }
-        let pattern = glob::Pattern::new(&name.path).map_err(|e| Error::usage(format!("{name}: is not a valid pattern: {e}")))?;
-        let options = glob::MatchOptions { case_sensitive: true, require_literal_separator: true, require_literal_leading_dot: true };
-        let matches = |file: &str| {
-            let path = Path::new(file);
-            // A pattern that matches a folder means all that is in it; nothing means everything.
-            let mut above = path.ancestors().filter(|p| !p.as_os_str().is_empty());
-            let hidden = file.split('/').any(|part| part.starts_with('.'));
-            !hidden && wanted(path) && (name.path.is_empty() || above.any(|p| pattern.matches_path_with(p, options)))
-        };
-        let found: Vec<&String> = files.iter().filter(|file| matches(file)).collect();
+        // A pattern that matches a folder means all that is in it; nothing means everything.
+        let pattern = PathPattern::new(&name.path).map_err(|e| Error::usage(format!("{name}: is not a valid pattern: {e}")))?;
+        let found: Vec<&String> = files.iter().filter(|file| wanted(file.as_ref()) && pattern.covers(file.as_ref())).collect();
         if found.is_empty() {
             let message = format!("none of its {} files at {commit} is a corpus of that name", files.len());
             return Err(Error::file(name.to_string(), message));

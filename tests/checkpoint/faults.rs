@@ -1,10 +1,11 @@
-//! Files cut at every region and with bits flipped in every region: an error or another model, never a panic nor memory without bounds.
+//! Files cut, grown and with bits flipped in every region: an error or another model, never a panic nor memory without bounds.
 
 use std::fs;
 use std::path::Path;
 
 use treering::checkpoint::BaseCheckpoint;
 
+use crate::damage::{Damage, every_way, put};
 use crate::huggingface::copy;
 use crate::{assert_memory_was_bounded, fixture};
 
@@ -19,26 +20,16 @@ fn use_all(path: &Path) -> bool {
     worked
 }
 
-/// Every byte of the first part of a file, and some of the rest.
-fn positions(length: usize, dense: usize) -> impl Iterator<Item = usize> {
-    (0..length.min(dense)).chain((dense..length).step_by(211))
-}
-
-fn cut_and_flip(file: &Path, model: &Path, dense: usize) {
+/// Damages a file of a model in every way, at every byte of its first `dense` ones and some of the rest. What ends too early is never taken for whole; what
+/// goes on behind its end isn't where `ends` says that the file knows its end.
+fn survive(file: &Path, model: &Path, dense: usize, ends: bool) {
     let whole = fs::read(file).unwrap();
     assert!(use_all(model), "{} is whole and cannot be used", file.display());
-    for at in positions(whole.len(), dense).step_by(2) {
-        fs::write(file, &whole[..at]).unwrap();
-        assert!(!use_all(model), "{} cut at {at} was taken for whole", file.display());
-    }
-    for at in positions(whole.len(), dense) {
-        // Every bit is flipped somewhere, in turn.
-        for bit in [at % 8, (at + 3) % 8] {
-            let mut flipped = whole.clone();
-            flipped[at] ^= 1 << bit;
-            fs::write(file, &flipped).unwrap();
-            use_all(model);
-        }
+    for (damage, bytes) in every_way(&whole, dense, 211) {
+        put(file, bytes);
+        let used = use_all(model);
+        let refused = matches!(damage, Damage::Cut(_)) || ends && damage == Damage::Grown(whole.len());
+        assert!(!(used && refused), "{} was taken for whole: {damage:?}", file.display());
     }
     fs::write(file, &whole).unwrap();
     assert_memory_was_bounded();
@@ -47,7 +38,7 @@ fn cut_and_flip(file: &Path, model: &Path, dense: usize) {
 #[test]
 fn damaged_safetensors_are_survived() {
     let folder = copy("llama-gqa-tied");
-    cut_and_flip(&folder.path().join("model.safetensors"), folder.path(), 1200);
+    survive(&folder.path().join("model.safetensors"), folder.path(), 1200, true);
 }
 
 #[test]
@@ -57,7 +48,7 @@ fn damaged_configurations_are_survived() {
     // Without its last line end it is still whole.
     let text = fs::read_to_string(&path).unwrap();
     fs::write(&path, text.trim_end()).unwrap();
-    cut_and_flip(&path, folder.path(), usize::MAX);
+    survive(&path, folder.path(), usize::MAX, true);
 }
 
 #[test]
@@ -66,7 +57,7 @@ fn damaged_indices_are_survived() {
     let path = folder.path().join("model.safetensors.index.json");
     let text = fs::read_to_string(&path).unwrap();
     fs::write(&path, text.trim_end()).unwrap();
-    cut_and_flip(&path, folder.path(), usize::MAX);
+    survive(&path, folder.path(), usize::MAX, true);
 }
 
 #[test]
@@ -74,13 +65,11 @@ fn damaged_gguf_files_are_survived() {
     let folder = tempfile::tempdir().unwrap();
     let path = folder.path().join("model.gguf");
     fs::copy(fixture("tiny.gguf"), &path).unwrap();
-    // Metadata, then the long lists of tokens, sampled, then the list of tensors and the data.
-    cut_and_flip(&path, &path, 900);
+    // Metadata, then the long lists of tokens, sampled, then the list of tensors and the data. A GGUF file doesn't say where it ends.
+    survive(&path, &path, 900, false);
     let whole = fs::read(&path).unwrap();
-    for at in (0..whole.len()).step_by(53) {
-        let mut flipped = whole.clone();
-        flipped[at] ^= 4;
-        fs::write(&path, &flipped).unwrap();
+    for (_, bytes) in every_way(&whole, 0, 97) {
+        put(&path, bytes);
         if let Ok(tokenizer) = BaseCheckpoint::open(&path).and_then(|base| base.tokenizer()) {
             let tokens = tokenizer.encode("rings 나이테 <|im_end|>").unwrap_or_default();
             let _ = tokenizer.decode(&tokens);
@@ -91,7 +80,7 @@ fn damaged_gguf_files_are_survived() {
         for bit in [0, 3, 7] {
             let mut flipped = whole.clone();
             flipped[at] ^= 1 << bit;
-            fs::write(&path, &flipped).unwrap();
+            put(&path, &flipped);
             use_all(&path);
         }
     }
@@ -103,13 +92,10 @@ fn damaged_tokenizers_are_survived() {
     let folder = tempfile::tempdir().unwrap();
     let path = folder.path().join("tokenizer.json");
     let json = BaseCheckpoint::open(fixture("tiny.gguf")).unwrap().tokenizer().unwrap().to_json().unwrap();
-    for at in positions(json.len(), 600) {
-        let mut bytes = json.clone().into_bytes();
-        fs::write(&path, &bytes[..at]).unwrap();
-        assert!(treering::tokenizer::Tokenizer::from_file(&path).is_err(), "cut at {at}");
-        bytes[at] ^= 4;
-        fs::write(&path, bytes).unwrap();
+    for (damage, bytes) in every_way(json.as_bytes(), 600, 211) {
+        put(&path, bytes);
         if let Ok(tokenizer) = treering::tokenizer::Tokenizer::from_file(&path) {
+            assert!(!matches!(damage, Damage::Cut(_)) && damage != Damage::Grown(json.len()), "{damage:?}");
             let _ = tokenizer.encode("rings 나이테 <|im_end|>");
         }
     }

@@ -2,6 +2,8 @@
 
 mod claims;
 mod config;
+#[path = "../damage/mod.rs"]
+mod damage;
 mod faults;
 mod gguf;
 mod gguf_writer;
