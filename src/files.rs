@@ -8,6 +8,11 @@ use std::path::{Path, PathBuf};
 
 use crate::error::{Error, IoContext, Result};
 
+/// The folder that we are in has an empty name in front of others, and none of its own.
+pub fn here(folder: &Path) -> &Path {
+    if folder.as_os_str().is_empty() { Path::new(".") } else { folder }
+}
+
 /// The bytes of a file that has at most `most` of them; `what` says in the message what no such file is. A larger one is refused by its length, before
 /// anything is read; what has no length, as a device, is read up to the limit.
 ///

@@ -7,6 +7,7 @@ use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicU64, Ordering};
 
 use crate::error::{Error, IoContext, Result};
+use crate::files::here;
 
 /// Written between the name of the final file and the number of the writing process.
 const MARK: &str = ".tmp-";
@@ -170,10 +171,7 @@ fn refuse_existing(path: &Path) -> Result<()> {
 }
 
 fn parent(path: &Path) -> &Path {
-    match path.parent() {
-        Some(parent) if !parent.as_os_str().is_empty() => parent,
-        _ => Path::new("."),
-    }
+    here(path.parent().unwrap_or(Path::new("")))
 }
 
 fn sync_tree(folder: &Path) -> Result<()> {

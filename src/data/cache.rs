@@ -15,7 +15,7 @@ use super::cache_writer;
 use super::corpus::CorpusConfig;
 use crate::checkpoint::atomic;
 use crate::error::{Error, IoContext, Result};
-use crate::files::hex;
+use crate::files::{here, hex};
 
 /// So many documents that were left out are told of in words.
 const TOLD: usize = 3;
@@ -51,7 +51,7 @@ pub(super) struct FileStamp {
 impl FileStamp {
     pub(super) fn of(path: &Path) -> Result<Self> {
         // Where its folder really is, but under the name that it has there: of a link (as in the Hub's cache) that one tells what it holds.
-        let folder = path.parent().filter(|folder| !folder.as_os_str().is_empty()).unwrap_or(Path::new("."));
+        let folder = here(path.parent().unwrap_or(Path::new("")));
         let path = folder.canonicalize().at(path)?.join(path.file_name().unwrap_or_default());
         let metadata = path.metadata().at(&path)?;
         let modified = metadata.modified().at(&path)?;

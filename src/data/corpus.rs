@@ -5,7 +5,8 @@ use std::path::{Path, PathBuf};
 use serde::{Deserialize, Serialize};
 
 use crate::error::{Error, IoContext, Result};
-use crate::files::pattern::{PathPattern, Places};
+use crate::files::here;
+use crate::files::pattern::{PathPattern, Places, WILDCARDS};
 use crate::hub::{self, HubName};
 
 /// Suffixes that are read, as error messages name them.
@@ -107,7 +108,7 @@ impl CorpusConfig {
             self.format_of(&path)?;
             return Ok(vec![path]);
         }
-        if !self.path.contains(['*', '?', '[']) {
+        if !self.path.contains(WILDCARDS) {
             return Err(Error::file(&path, "no such file, folder or glob match"));
         }
         let pattern =
@@ -184,11 +185,6 @@ impl Search<'_> {
         self.above.pop();
         Ok(())
     }
-}
-
-/// The folder that we are in has an empty name in front of others, and none of its own.
-fn here(folder: &Path) -> &Path {
-    if folder.as_os_str().is_empty() { Path::new(".") } else { folder }
 }
 
 /// The format by the suffix alone; `None` when the file is not one that is read.

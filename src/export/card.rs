@@ -213,10 +213,10 @@ fn about(base: &BaseCheckpoint) -> Result<About> {
         (None, None) => own,
     };
     let license = match base.gguf_text("general.license")? {
-        Some(license) => Some(license.to_owned()),
+        Some(license) => is_license_name(license).then(|| license.to_owned()),
         None => license_of_folder(base.local_path()),
     };
-    Ok(About { name, id, license: license.filter(|text| is_license_name(text)) })
+    Ok(About { name, id, license })
 }
 
 /// The licence that a folder's README states; nothing where there is none that can be read, since a card is no place to fail.

@@ -2,6 +2,9 @@
 
 use std::path::{Path, PathBuf, is_separator};
 
+/// Letters that make a path a pattern.
+pub const WILDCARDS: [char; 3] = ['*', '?', '['];
+
 /// A path in whose names `*` stands for any letters, `?` for one and `[abc]` for one of some, and in which `**` stands for any number of folders.
 ///
 /// A name that begins with a dot is matched by nothing but a pattern that begins with one, and no wildcard leads upwards. What was matched on the way down a
@@ -40,7 +43,7 @@ impl PathPattern {
     /// # Errors
     /// A sentence that names the part that is none.
     pub fn new(text: &str) -> Result<Self, String> {
-        let Some(wild) = text.find(['*', '?', '[']) else {
+        let Some(wild) = text.find(WILDCARDS) else {
             return Ok(Self { root: text.into(), parts: Vec::new(), folders_only: false });
         };
         let (root, rest) = text.split_at(text[..wild].rfind(is_separator).map_or(0, |at| at + 1));

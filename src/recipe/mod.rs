@@ -21,6 +21,7 @@ use crate::checkpoint::Config;
 use crate::data::{HeldOutConfig, StreamConfig};
 use crate::error::{Error, Result};
 use crate::eval::suite::{Bos, Selection};
+use crate::files::here;
 use crate::grow::plan::Request;
 use crate::grow::{Given, Growth};
 use crate::hub;
@@ -133,8 +134,7 @@ impl Recipe {
         let text = String::from_utf8(bytes).map_err(|e| Error::usage(format!("{}: not UTF-8 text: {}", path.display(), e.utf8_error())))?;
         // `recipes/a.toml` has the folder `recipes`, `a.toml` the folder ``, which is where we are.
         let folder = path.parent().unwrap_or(Path::new(""));
-        let folder =
-            std::path::absolute(if folder.as_os_str().is_empty() { Path::new(".") } else { folder }).map_err(|e| Error::io(path, e))?;
+        let folder = std::path::absolute(here(folder)).map_err(|e| Error::io(path, e))?;
         Self::parse(&text, &folder, overrides).map_err(|error| match error {
             Error::Usage(message) => Error::Usage(format!("{}: {message}", path.display())),
             other => other,

@@ -9,6 +9,7 @@ use super::{DataConfig, EvalConfig, MOST, MethodConfig, MethodKind, ModelConfig,
 use crate::baseline::Lora;
 use crate::data::{CorpusConfig, Format, HeldOutConfig, Split, StreamConfig, TrainSource};
 use crate::error::{Error, Result};
+use crate::files::pattern::WILDCARDS;
 use crate::grow::{Initial, Initialisation, Module};
 use crate::hub::SCHEME;
 use crate::model::{Block, Precision};
@@ -261,7 +262,7 @@ fn read_corpus(table: &mut Section, skip: bool, folder: &Path) -> Result<CorpusC
 /// `a/wikinews.heldout.jsonl.zst` is `wikinews`; a glob takes the name of the folder it searches.
 fn corpus_name(path: &str) -> String {
     let mut parts = path.rsplit(['/', '\\']).filter(|part| !part.is_empty());
-    let part = parts.find(|part| !part.contains(['*', '?', '['])).unwrap_or("corpus");
+    let part = parts.find(|part| !part.contains(WILDCARDS)).unwrap_or("corpus");
     // hf://datasets/OWNER/NAME@REVISION
     let part = if path.starts_with(SCHEME) { part.split('@').next().unwrap_or(part) } else { part };
     part.split('.').find(|stem| !stem.is_empty()).unwrap_or("corpus").to_string()

@@ -8,7 +8,7 @@ use std::path::Path;
 pub enum Damage {
     /// It ends before that byte.
     Cut(usize),
-    /// One bit of it is another.
+    /// One bit of it is another, or all of them.
     Flipped(usize),
     /// Something stands before it, or behind the last one, that wasn't there.
     Grown(usize),
@@ -19,9 +19,9 @@ pub fn every_way(whole: &[u8], dense: usize, stride: usize) -> impl Iterator<Ite
     let positions = (0..whole.len().min(dense)).chain((dense..whole.len()).step_by(stride));
     let within = positions.flat_map(move |at| {
         // Every bit is flipped somewhere, in turn.
-        let flipped = [at % 8, (at + 3) % 8].map(|bit| {
+        let flipped = [1 << (at % 8), 1 << ((at + 3) % 8), 0xff].map(|bits: u8| {
             let mut bytes = whole.to_vec();
-            bytes[at] ^= 1 << bit;
+            bytes[at] ^= bits;
             (Damage::Flipped(at), bytes)
         });
         // The same byte once more, one that is nothing, and a number without end.
